@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
 """Make `.venv` ready: `python3 scripts/bootstrap.py run|dev`. Called by make; needs only the standard library.
 
-Steps: check the machine, create `.venv`, install the hashed locks, build the llama-cpp-python wheel once into the user's
-cache (keyed by version, flags and processor), install it and the project. A stamp makes a second call a no-op.
+Steps: check the machine, create `.venv`, install the hashed locks, build the llama-cpp-python wheel once into the
+user's cache (keyed by version, flags and processor), install it and the project. A stamp makes a second call a no-op.
 Kept free of new syntax so that an old Python can still say that it is too old.
 """
 

@@ -28,18 +28,16 @@ VIOLATIONS = [
 ]
 
 
+COMMAND = """
+import sys
+sys.path[:0] = ["operator", "runner"]
+from importlinter.cli import lint_imports_command
+lint_imports_command(["--no-cache"])
+"""
+
+
 def lint(tree: Path) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [
-            sys.executable,
-            "-c",
-            "import sys; sys.path[:0] = ['operator', 'runner']; from importlinter.cli import lint_imports_command; lint_imports_command(['--no-cache'])",
-        ],
-        cwd=tree,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    return subprocess.run([sys.executable, "-c", COMMAND], cwd=tree, capture_output=True, text=True, check=False)
 
 
 @pytest.fixture
