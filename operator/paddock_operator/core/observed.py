@@ -1,0 +1,122 @@
+"""What an executor saw, as plain data: the only input of the plans besides the objects themselves.
+
+Filled by executors (local: child processes; cluster: pods), read by `plan_model` and `plan_endpoint`. Sizes are bytes,
+times are RFC 3339 in UTC.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from paddock_operator.core.resources import Endpoint, KeyRecord, Model
+
+PullState = Literal["none", "running", "succeeded", "failed"]
+RunnerState = Literal["none", "starting", "loading", "ready", "unloaded", "crashed", "stopped"]
+GatewayState = Literal["none", "starting", "ready", "crashed", "stopped"]
+
+
+@dataclass(frozen=True, slots=True)
+class PullResult:
+    """R of the contracts: what the puller reports when the bytes of a manifest are in the cache and verified."""
+
+    digest: str
+    name: str
+    size: int
+    files: tuple[Mapping[str, Any], ...] = ()
+    details: Mapping[str, Any] = field(default_factory=dict)
+
+    @classmethod
+    def from_wire(cls, result: Mapping[str, Any]) -> PullResult:
+        """Read the `result` object of the puller's event. Raises KeyError if digest, name or size is missing."""
+        files = tuple(result.get("files") or ())
+        return cls(str(result["digest"]), str(result["name"]), int(result["size"]), files, result.get("details") or {})
+
+
+@dataclass(frozen=True, slots=True)
+class PullObserved:
+    """`source_hash` is the `ModelPlan.pull_key` that this pull was started for."""
+
+    state: PullState = "none"
+    source_hash: str = ""
+    completed: int = 0
+    total: int = 0
+    result: PullResult | None = None
+    reason: str = ""
+    message: str = ""
+    retryable: bool = False
+    attempts: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class RunnerObserved:
+    """`config_hash` and `digest` are what `/readyz` said last; `memory` is its `memory` object."""
+
+    state: RunnerState = "none"
+    config_hash: str = ""
+    digest: str = ""
+    address: str = ""
+    restarts: int = 0
+    message: str = ""
+    memory: Mapping[str, int] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class GatewayObserved:
+    """`config_hash` is what `/readyz` said last; `address` is `http://host:port`."""
+
+    state: GatewayState = "none"
+    config_hash: str = ""
+    address: str = ""
+    restarts: int = 0
+    message: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class ModelObserved:
+    """`status` is the last one that was written (empty for a new Model); `credentials` are (endpoint id, SHA-256 hex).
+
+    `memory_available` is what the machine (or its cgroup) has in total for this Model, 0 if unknown.
+    """
+
+    model: Model
+    status: Mapping[str, Any]
+    pull: PullObserved
+    runner: RunnerObserved
+    names: tuple[str, ...]
+    credentials: tuple[tuple[str, str], ...]
+    models_dir: str
+    now: str
+    memory_available: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class ModelSnapshot:
+    """What an Endpoint needs to know of a Model: taken from its object and its freshly planned status."""
+
+    name: str
+    ready: bool
+    available: bool
+    reason: str
+    digest: str
+    size: int
+    details: Mapping[str, Any]
+    modified_at: str
+    addresses: tuple[str, ...]
+    labels: Mapping[str, str] = field(default_factory=dict)
+    created: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class EndpointObserved:
+    """`models` are all Models of the Endpoint's namespace by name; `backend_credential` is clear text."""
+
+    endpoint: Endpoint
+    status: Mapping[str, Any]
+    models: Mapping[str, ModelSnapshot]
+    gateway: GatewayObserved
+    keys: tuple[KeyRecord, ...]
+    backend_credential: str
+    listen_url: str
+    now: str

@@ -1,0 +1,45 @@
+"""What the plans answer: requests for an executor, the status to write, and notes that say why.
+
+`plan_model` and `plan_endpoint` make these; executors act on them and never decide anything themselves.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+
+@dataclass(frozen=True, slots=True)
+class Note:
+    """One sentence for the log and the Event: `reason` is CamelCase, `message` names what happens and why."""
+
+    reason: str
+    message: str
+
+
+@dataclass(frozen=True, slots=True)
+class ModelPlan:
+    """What should happen to a Model.
+
+    `pull`: the puller's request (contracts: source, digest), None = no pull may run. A pull is started only when
+    `observed.pull.source_hash != pull_key`; one with that key is kept, whatever its request says by now.
+    `serve`: the serve configuration to run with, None = no runner. The executor writes exactly
+    `identity.canonical_json(serve)`. `requeue_seconds`: plan again after this time at the latest, None = on change only.
+    """
+
+    pull: Mapping[str, Any] | None
+    pull_key: str
+    serve: Mapping[str, Any] | None
+    status: Mapping[str, Any]
+    notes: tuple[Note, ...] = ()
+    requeue_seconds: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class EndpointPlan:
+    """What should happen to an Endpoint: the gateway configuration (None = no gateway), its status, and why."""
+
+    gateway: Mapping[str, Any] | None
+    status: Mapping[str, Any]
+    notes: tuple[Note, ...] = ()
