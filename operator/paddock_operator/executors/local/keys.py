@@ -6,8 +6,6 @@ Called by `up` (all keys, at every change) and the CLI (`paddock key …`). A cl
 
 from __future__ import annotations
 
-import base64
-import binascii
 import contextlib
 import hashlib
 import json
@@ -15,59 +13,32 @@ import os
 import re
 import secrets
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import yaml
 
+from paddock_operator.core.resources import (
+    API_KEY_TYPE,
+    DEFAULT_NAMESPACE,
+    KeyRecord,
+    is_api_key,
+    parse,
+    secret_text,
+)
 from paddock_operator.executors.local import atomic
 from paddock_operator.executors.local.files import MAX_FILE_BYTES
-from paddock_operator.executors.local.yamlread import ManifestError, parse
+from paddock_operator.executors.local.yamlread import ManifestError
+from paddock_operator.executors.local.yamlread import parse as parse_yaml
 
-TYPE = "paddock.dev/api-key"
-VERBS = ("infer", "manage")
 _NAME = re.compile(r"[a-z0-9]([-a-z0-9.]{0,251}[a-z0-9])?")
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 
 
 class KeyFault(ValueError):  # noqa: N818 - a fault of a key, not KeyError
     """A key Secret or a request for one that cannot be honoured; the message names the field and the fix."""
-
-
-@dataclass(frozen=True, slots=True)
-class Previous:
-    """The hash that is still honoured until `until` (seconds since 1970) after a rotation."""
-
-    sha256: str
-    until: int
-
-
-@dataclass(frozen=True, slots=True)
-class KeyRecord:
-    """One key as gateways see it. `expires` in seconds since 1970, None: never."""
-
-    namespace: str
-    name: str
-    sha256: str
-    models: tuple[str, ...] = ("*",)
-    verbs: tuple[str, ...] = ("infer",)
-    expires: int | None = None
-    previous: Previous | None = None
-
-    def gateway(self) -> dict[str, Any]:
-        """The entry of `keys` in a gateway configuration."""
-        entry: dict[str, Any] = {
-            "id": f"{self.namespace}/{self.name}",
-            "sha256": self.sha256,
-            "models": list(self.models),
-            "verbs": list(self.verbs),
-            "expires": self.expires,
-        }
-        if self.previous is not None:
-            entry["previous"] = {"sha256": self.previous.sha256, "until": self.previous.until}
-        return entry
 
 
 def sha256(secret: str) -> str:
@@ -82,77 +53,66 @@ def new_secret() -> str:
 
 def parse_secret(document: Mapping[str, Any]) -> KeyRecord:
     """The record of a key Secret. Raises KeyFault naming what is wrong."""
-    if document.get("type") != TYPE:
-        raise KeyFault(f"type: only Secrets of type {TYPE} are read, this one is {document.get('type')!r}")
+    if not is_api_key(document):
+        raise KeyFault(f"type: only Secrets of type {API_KEY_TYPE} are read, this one is {document.get('type')!r}")
     metadata = document.get("metadata") or {}
-    name, namespace = metadata.get("name"), metadata.get("namespace") or "default"
-    _check_name("metadata.name", name)
-    _check_name("metadata.namespace", namespace)
-    values = _values(document)
-    digest = _digest("sha256", values.get("sha256"))
-    return _with_policy(KeyRecord(str(namespace), str(name), digest), values.get("policy") or "{}")
+    _check_name("metadata.name", metadata.get("name"))
+    _check_name("metadata.namespace", metadata.get("namespace") or DEFAULT_NAMESPACE)
+    _digest("sha256", _text(document, "sha256"))
+    _check_policy(_text(document, "policy") or "{}")
+    record = parse(document)
+    if not isinstance(record, KeyRecord):
+        raise KeyFault("not a key Secret")
+    return record
 
 
-def _values(document: Mapping[str, Any]) -> dict[str, str]:
-    """`data` decoded, `stringData` over it, as the API server would merge them."""
-    values: dict[str, str] = {}
-    for key, value in (document.get("data") or {}).items():
-        try:
-            values[key] = base64.b64decode(value, validate=True).decode()
-        except (binascii.Error, ValueError, TypeError):
-            raise KeyFault(f"data.{key}: not base64 of text; use stringData for plain text") from None
-    return values | {key: str(value) for key, value in (document.get("stringData") or {}).items()}
+def _text(document: Mapping[str, Any], field: str) -> str | None:
+    try:
+        return secret_text(document, field)
+    except (ValueError, TypeError, AttributeError):
+        raise KeyFault(f"data.{field}: not base64 of text; use stringData for plain text") from None
 
 
-def _with_policy(record: KeyRecord, text: str) -> KeyRecord:
+def _check_policy(text: str) -> None:
     try:
         policy = json.loads(text)
     except (ValueError, RecursionError):
         raise KeyFault("policy: not JSON") from None
     if not isinstance(policy, dict):
         raise KeyFault("policy: must be a JSON object with models, verbs, expires")
-    return KeyRecord(
-        record.namespace,
-        record.name,
-        record.sha256,
-        _strings("policy.models", policy.get("models", ["*"])),
-        _strings("policy.verbs", policy.get("verbs", ["infer"])),
-        _instant("policy.expires", policy.get("expires")),
-        _previous(policy.get("previous")),
-    )
+    _strings("policy.models", policy.get("models", ["*"]))
+    _strings("policy.verbs", policy.get("verbs", ["infer"]))
+    _instant("policy.expires", policy.get("expires"))
+    if policy.get("previous") is not None:
+        _check_previous(policy["previous"])
 
 
-def _previous(value: Any) -> Previous | None:
-    if value is None:
-        return None
+def _check_previous(value: Any) -> None:
     if not isinstance(value, dict):
         raise KeyFault("policy.previous: must be an object with sha256 and until")
-    until = _instant("policy.previous.until", value.get("until"))
-    if until is None:
+    _digest("policy.previous.sha256", value.get("sha256"))
+    if value.get("until") is None:
         raise KeyFault("policy.previous.until: missing; a previous key needs an end")
-    return Previous(_digest("policy.previous.sha256", value.get("sha256")), until)
+    _instant("policy.previous.until", value["until"])
 
 
-def _digest(field: str, value: Any) -> str:
+def _digest(field: str, value: Any) -> None:
     if not isinstance(value, str) or not _SHA256.fullmatch(value):
         raise KeyFault(f"{field}: must be 64 lower-case hex digits, the SHA-256 of the whole key")
-    return value
 
 
-def _strings(field: str, value: Any) -> tuple[str, ...]:
+def _strings(field: str, value: Any) -> None:
     if not isinstance(value, list) or not all(isinstance(item, str) and item for item in value):
         raise KeyFault(f"{field}: must be a list of names")
-    return tuple(value)
 
 
-def _instant(field: str, value: Any) -> int | None:
+def _instant(field: str, value: Any) -> None:
     if value is None:
-        return None
+        return
     try:
-        moment = datetime.fromisoformat(str(value))
+        datetime.fromisoformat(str(value))
     except ValueError:
         raise KeyFault(f"{field}: {value!r} is not RFC 3339, for example 2030-01-31T00:00:00Z") from None
-    return int((moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp())
 
 
 def _check_name(field: str, value: Any) -> None:
@@ -177,7 +137,7 @@ def create(
     body = {
         "apiVersion": "v1",
         "kind": "Secret",
-        "type": TYPE,
+        "type": API_KEY_TYPE,
         "metadata": {"name": name, "namespace": namespace},
         "stringData": {"sha256": sha256(clear), "policy": json.dumps(policy)},
     }
@@ -228,12 +188,10 @@ def stored(folder: Path) -> tuple[tuple[KeyRecord, ...], tuple[str, ...]]:
 def _read(path: Path) -> Iterator[KeyRecord]:
     with path.open("rb") as file:
         text = file.read(MAX_FILE_BYTES + 1).decode("utf-8", "replace")
-    for document in parse(text, str(path)):
+    for document in parse_yaml(text, str(path)):
         record = parse_secret(document.body)
         # The folder decides: a file copied to another namespace opens that one.
-        yield KeyRecord(
-            path.parent.name, record.name, record.sha256, record.models, record.verbs, record.expires, record.previous
-        )
+        yield replace(record, id=f"{path.parent.name}/{record.id.partition('/')[2]}")
 
 
 def fingerprint(folder: Path) -> tuple[tuple[str, int, int], ...]:

@@ -78,6 +78,11 @@ class Supervisor:
         if self._on_event is not None:
             self._on_event(event)
 
+    def restart(self) -> None:
+        """SIGKILL to this life; the next one begins after the back-off."""
+        if self._process is not None:
+            self._process.kill()
+
     async def stop(self, grace: float) -> None:
         """End it: SIGTERM, at most `grace` seconds, SIGKILL. It does not start again."""
         self._stopping.set()
@@ -88,5 +93,4 @@ class Supervisor:
     def kill(self) -> None:
         """SIGKILL to it and its process group; it does not start again."""
         self._stopping.set()
-        if self._process is not None:
-            self._process.kill()
+        self.restart()

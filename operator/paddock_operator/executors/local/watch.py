@@ -12,25 +12,15 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
+from paddock_operator.core.resources import Ref
 from paddock_operator.executors.local import files
 from paddock_operator.executors.local.yamlread import Document, ManifestError, parse
 
 POLL_SECONDS = 0.5
 _SETTLED_NS = 2_000_000_000
 """A file younger than this is read again although its stat is unchanged: a clock tick can hide an edit."""
-
-
-class Identity(NamedTuple):
-    """What makes an object the same object: kind, namespace, name."""
-
-    kind: str
-    namespace: str
-    name: str
-
-    def __str__(self) -> str:
-        return f"{self.kind} {self.namespace}/{self.name}"
 
 
 Check = Callable[[dict[str, Any]], Sequence[str]]
@@ -41,7 +31,7 @@ Check = Callable[[dict[str, Any]], Sequence[str]]
 class Desired:
     """All good objects in order, and the problems found since the last poll."""
 
-    objects: dict[Identity, Document]
+    objects: dict[Ref, Document]
     problems: tuple[str, ...]
     changed: bool
 
@@ -50,10 +40,10 @@ class Desired:
 class _File:
     stat: tuple[int, ...] = ()
     fingerprint: str = ""
-    objects: dict[Identity, Document] = field(default_factory=dict)
+    objects: dict[Ref, Document] = field(default_factory=dict)
 
 
-def identity(document: dict[str, Any]) -> Identity | None:
+def identity(document: dict[str, Any]) -> Ref | None:
     """Kind, namespace (default `default`) and name of a document, None when they are not all strings."""
     metadata = document.get("metadata")
     if not isinstance(metadata, dict):
@@ -61,7 +51,7 @@ def identity(document: dict[str, Any]) -> Identity | None:
     kind, namespace, name = document.get("kind"), metadata.get("namespace") or "default", metadata.get("name")
     if not (isinstance(kind, str) and isinstance(namespace, str) and isinstance(name, str)):
         return None
-    return Identity(kind, namespace, name) if kind and name else None
+    return Ref(kind, namespace, name) if kind and name else None
 
 
 class Watcher:
@@ -73,7 +63,7 @@ class Watcher:
         self._stdin = stdin
         self._files: dict[str, _File] = {}
         self._clashes: set[str] = set()
-        self._last: dict[Identity, Document] = {}
+        self._last: dict[Ref, Document] = {}
 
     def poll(self) -> Desired:
         """Read what changed and give the whole desired state."""
@@ -118,10 +108,10 @@ class Watcher:
         file.objects = self._accept(documents, file.objects, problems)
 
     def _accept(
-        self, documents: tuple[Document, ...], before: dict[Identity, Document], problems: list[str]
-    ) -> dict[Identity, Document]:
+        self, documents: tuple[Document, ...], before: dict[Ref, Document], problems: list[str]
+    ) -> dict[Ref, Document]:
         """The file's new objects: a bad document keeps the version before it; one without a name keeps all of them."""
-        after: dict[Identity, Document] = {}
+        after: dict[Ref, Document] = {}
         nameless = False
         for document in documents:
             key = identity(document.body)
@@ -134,8 +124,8 @@ class Watcher:
                 after[key] = before[key] if faults else document
         return {**before, **after} if nameless else after
 
-    def _merge(self, problems: list[str]) -> dict[Identity, Document]:
-        objects: dict[Identity, Document] = {}
+    def _merge(self, problems: list[str]) -> dict[Ref, Document]:
+        objects: dict[Ref, Document] = {}
         clashes: set[str] = set()
         for file in self._files.values():
             for key, document in file.objects.items():
