@@ -137,6 +137,7 @@ class InvalidRequestError(GenerationError):
 class QueueFullError(GenerationError):
     def __init__(self, waiting: int, retry_after: float) -> None:
         super().__init__(f"{waiting} requests are waiting already, the queue is full; try again in {retry_after:.0f} s")
+        self.waiting = waiting
         self.retry_after = retry_after
 
 

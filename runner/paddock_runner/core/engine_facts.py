@@ -1,0 +1,46 @@
+"""What an engine tells about itself: its vocabulary, its memory, each step's numbers.
+
+Sent by the engine child (`engine.protocol`), shown by the HTTP front (templates, `/api/show`, `/metrics`, `/readyz`).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class VocabFacts:
+    """Known after the first load phase and kept while the weights are unloaded. Ids are -1 where the model has none."""
+
+    size: int
+    bos: int
+    eos: int
+    bos_text: str
+    eos_text: str
+    add_bos: bool
+    chat_template: str | None
+    context_train: int
+    description: str
+
+
+@dataclass(frozen=True, slots=True)
+class MemoryNumbers:
+    """Bytes: `weights` of all tensors, llama.cpp's `kv`, `compute` and `output` buffers, `resident` of the process."""
+
+    weights: int
+    kv: int
+    compute: int
+    output: int
+    resident: int
+
+
+@dataclass(frozen=True, slots=True)
+class StepStats:
+    """Sequences and tokens of one step; `milliseconds` is its wall time, `used_cells` the KV cells in use after it."""
+
+    running: int
+    waiting: int
+    prefill_tokens: int
+    decode_tokens: int
+    milliseconds: float
+    used_cells: int

@@ -1,0 +1,156 @@
+"""One life of the engine child: spawn it, exchange frames, pass its log on, end it. Called by `engine.client` only.
+
+The child's stderr is a pipe of ours: its JSON lines become records of this process's logging, and whatever C code
+printed while it died becomes the reason that people see.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import os
+import signal
+import socket
+import sys
+from collections import deque
+from contextlib import suppress
+from pathlib import Path
+
+from paddock_runner.engine.codec import DecodeError
+from paddock_runner.engine.protocol import MAX_FRAME, FromEngine, Shutdown, ToEngine, decode, encode
+
+logger = logging.getLogger("paddock_runner.engine")
+
+_LINE_LIMIT = 64 * 1024
+_TAIL_LINES = 8
+_TAIL_CHARACTERS = 300
+
+
+class EngineDiedError(Exception):
+    """The child is gone or speaks nonsense. The message is fit for a status field: no prompt, no key."""
+
+
+class EngineProcess:
+    """A running child. Use `spawn`; then `send` and `receive`; `end` reaps it in every case."""
+
+    def __init__(
+        self,
+        process: asyncio.subprocess.Process,
+        reader: asyncio.StreamReader,
+        writer: asyncio.StreamWriter,
+    ) -> None:
+        self._process = process
+        self._reader = reader
+        self._writer = writer
+        self._tail: deque[str] = deque(maxlen=_TAIL_LINES)
+        self._log_task = asyncio.create_task(self._forward_log())
+
+    @classmethod
+    async def spawn(cls, model_path: Path) -> EngineProcess:
+        """Start a child for `model_path`. Raises OSError when the system refuses another process."""
+        ours, theirs = socket.socketpair()
+        try:
+            process = await asyncio.create_subprocess_exec(
+                *_command(theirs.fileno(), model_path),
+                pass_fds=(theirs.fileno(),),
+                stdin=asyncio.subprocess.DEVNULL,
+                stdout=asyncio.subprocess.DEVNULL,
+                stderr=asyncio.subprocess.PIPE,
+                limit=_LINE_LIMIT,
+                # llama.cpp would start a debugger on itself when it aborts; that takes seconds and prints memory.
+                env={**os.environ, "GGML_NO_BACKTRACE": "1"},
+            )
+        except BaseException:
+            ours.close()
+            raise
+        finally:
+            theirs.close()
+        reader, writer = await asyncio.open_unix_connection(sock=ours)
+        return cls(process, reader, writer)
+
+    @property
+    def pid(self) -> int:
+        return self._process.pid
+
+    def send(self, message: ToEngine) -> None:
+        """Queue one frame; a dead peer is no error here. Raises ValueError and UnicodeEncodeError as `encode` does."""
+        self._writer.write(encode(message))
+
+    async def flush(self) -> None:
+        """Wait until few bytes are queued; a dead peer is no error here (`receive` tells)."""
+        with suppress(ConnectionError):
+            await self._writer.drain()
+
+    async def receive(self) -> FromEngine:
+        """The next frame. Raises EngineDiedError at the end of the stream or for a frame that is none."""
+        try:
+            length = int.from_bytes(await self._reader.readexactly(4), "big")
+            if length > MAX_FRAME:
+                raise DecodeError(f"a frame of {length} bytes exceeds the limit of {MAX_FRAME} bytes")
+            message = decode(await self._reader.readexactly(length))
+        except (asyncio.IncompleteReadError, ConnectionError) as error:
+            raise EngineDiedError("the engine process ended") from error
+        except DecodeError as error:
+            raise EngineDiedError(f"the engine process sent a bad frame: {error}") from error
+        if isinstance(message, ToEngine):
+            raise EngineDiedError(f"the engine process sent {type(message).__name__}, which is not its to send")
+        return message
+
+    def kill(self) -> None:
+        """SIGKILL; `receive` then reports the death."""
+        with suppress(ProcessLookupError):
+            self._process.send_signal(signal.SIGKILL)
+
+    async def end(self, grace: float) -> str:
+        """Ask it to stop, kill it after `grace` seconds, reap it. Returns how it ended, in words."""
+        if grace > 0 and self._process.returncode is None:
+            self.send(Shutdown())
+            with suppress(TimeoutError):
+                await asyncio.wait_for(self._process.wait(), grace)
+        if self._process.returncode is None:
+            self.kill()
+        code = await self._process.wait()
+        await self._log_task
+        self._writer.close()
+        with suppress(ConnectionError):
+            await self._writer.wait_closed()
+        return _describe_exit(code, " | ".join(self._tail))
+
+    async def _forward_log(self) -> None:
+        stream = self._process.stderr
+        assert stream is not None  # noqa: S101  (stderr=PIPE above)
+        while True:
+            try:
+                line = await stream.readline()
+            except ValueError:  # a line beyond the limit: its rest is read as further lines
+                continue
+            if not line:
+                return
+            self._log_line(line.decode(errors="replace").strip())
+
+    def _log_line(self, line: str) -> None:
+        level, message = parse_log_line(line)
+        if level >= logging.WARNING and message:
+            self._tail.append(message[:_TAIL_CHARACTERS])
+        logger.log(level, "%s", message, extra={"engine_pid": self.pid})
+
+
+def parse_log_line(line: str) -> tuple[int, str]:
+    """(level, message) of a line of the child's stderr; one that is not our JSON came from C code as it failed."""
+    with suppress(ValueError):
+        record = json.loads(line)
+        if isinstance(record, dict) and isinstance(record.get("message"), str):
+            level = logging.getLevelNamesMapping().get(str(record.get("level", "")).upper(), logging.INFO)
+            return level, record["message"]
+    return logging.WARNING, line
+
+
+def _command(fd: int, model_path: Path) -> list[str]:
+    options = ["--fd", str(fd), "--model", str(model_path), "--parent", str(os.getpid())]
+    return [sys.executable, "-P", "-m", "paddock_runner.engine.child", *options]
+
+
+def _describe_exit(code: int, tail: str) -> str:
+    how = f"was ended by {signal.Signals(-code).name}" if code < 0 else f"exited with code {code}"
+    return f"the engine process {how}" + (f": {tail}" if tail else "")
