@@ -1,0 +1,238 @@
+"""The Modelfile language: parser with line numbers, parameter types, and a formatter.
+
+Used by `store create` (parse) and `store show` (format). Pure: text in, values out; paths are not resolved here.
+"""
+
+from __future__ import annotations
+
+import codecs
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+
+MAX_MODELFILE_BYTES = 4 * 1024 * 1024
+MAX_STOPS = 256
+COMMANDS = (
+    "from",
+    "adapter",
+    "template",
+    "system",
+    "parameter",
+    "license",
+    "message",
+    "renderer",
+    "parser",
+    "requires",
+)
+ROLES = ("system", "user", "assistant")
+REMOVED_PARAMETERS = frozenset(
+    {
+        "mirostat",
+        "mirostat_tau",
+        "mirostat_eta",
+        "tfs_z",
+        "numa",
+        "low_vram",
+        "f16_kv",
+        "logits_all",
+        "vocab_only",
+        "use_mlock",
+        "penalize_newline",
+    }
+)
+
+ParameterValue = int | float | bool | list[str]
+
+
+class ModelfileError(ValueError):
+    """The Modelfile is wrong; `line` is the 1-based line where, 0 when the file as a whole is meant."""
+
+    def __init__(self, line: int, message: str) -> None:
+        super().__init__(f"(line {line}): {message}" if line else message)
+        self.line = line
+
+
+@dataclass(slots=True)
+class Modelfile:
+    """What a Modelfile says. `froms` and `adapters` are as written: names or paths relative to the Modelfile."""
+
+    froms: list[str] = field(default_factory=list)
+    adapters: list[str] = field(default_factory=list)
+    parameters: dict[str, ParameterValue] = field(default_factory=dict)
+    system: str | None = None
+    template: str | None = None
+    licenses: list[str] = field(default_factory=list)
+    messages: list[tuple[str, str]] = field(default_factory=list)
+    renderer: str | None = None
+    parser: str | None = None
+    requires: str | None = None
+    warnings: list[str] = field(default_factory=list)
+
+
+def _integer(text: str) -> int:
+    try:
+        value = int(text, 10)
+    except ValueError:
+        raise ValueError(f"invalid int value {text!r}") from None
+    if not -(2**31) <= value < 2**32:
+        raise ValueError(f"int value {value} is out of range")
+    return value
+
+
+def _number(text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    if not math.isfinite(value):
+        raise ValueError(f"invalid float value {text!r}")
+    return value
+
+
+def _boolean(text: str) -> bool:
+    word = text.lower()
+    if word not in ("true", "false", "t", "f", "1", "0"):
+        raise ValueError(f"invalid bool value {text!r}")
+    return word in ("true", "t", "1")
+
+
+_INTEGERS = (
+    "num_keep seed num_predict top_k repeat_last_n num_ctx num_batch num_gpu main_gpu num_thread draft_num_predict"
+)
+_NUMBERS = "top_p min_p typical_p temperature repeat_penalty presence_penalty frequency_penalty"
+_CONVERTERS: dict[str, Callable[[str], int | float | bool]] = {
+    **dict.fromkeys(_INTEGERS.split(), _integer),
+    **dict.fromkeys(_NUMBERS.split(), _number),
+    "use_mmap": _boolean,
+}
+PARAMETERS = frozenset({*_CONVERTERS, "stop"})
+
+
+def parse_modelfile(data: bytes | str) -> Modelfile:
+    """Read a Modelfile (UTF-8, or UTF-16 with a byte order mark). Raises ModelfileError with the line."""
+    result = Modelfile()
+    lines = _decode(data).splitlines()
+    index = 0
+    while index < len(lines):
+        text, start = lines[index].strip(), index + 1
+        index += 1
+        if not text or text.startswith("#"):
+            continue
+        command, rest = _command(text, start)
+        value, index = _value(lines, index, rest, start)
+        _apply(result, command, value, start)
+    if not result.froms:
+        raise ModelfileError(0, "no FROM line")
+    return result
+
+
+def _decode(data: bytes | str) -> str:
+    if len(data) > MAX_MODELFILE_BYTES:
+        raise ModelfileError(0, f"the Modelfile has more than {MAX_MODELFILE_BYTES} bytes")
+    if isinstance(data, str):
+        return data.removeprefix("\ufeff")
+    wide = data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
+    try:
+        return data.decode("utf-16" if wide else "utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise ModelfileError(data[: error.start].count(b"\n") + 1, "is not UTF-8 text") from None
+
+
+def _command(text: str, line: int) -> tuple[str, str]:
+    """Split the command (with the parameter name or role it takes) from the start of its value."""
+    word, _, rest = text.replace("\t", " ", 1).partition(" ") if "\t" in text[:24] else text.partition(" ")
+    command = word.lower()
+    if command not in COMMANDS:
+        allowed = ", ".join(f'"{name}"' for name in COMMANDS)
+        raise ModelfileError(line, f"command must be one of {allowed}")
+    if command not in ("parameter", "message"):
+        return command, rest.strip()
+    head = rest.split(None, 1)
+    if len(head) < 2:
+        raise ModelfileError(line, f"{command.upper()} needs a name and a value")
+    return f"{command} {head[0].lower()}", head[1].strip()
+
+
+def _value(lines: list[str], index: int, text: str, line: int) -> tuple[str, int]:
+    """The value that begins with `text` and may go on in the following lines; returns it with the next index."""
+    mark = '"""' if text.startswith('"""') else '"' if text.startswith('"') else ""
+    parts = [text]
+    while not _closed(parts[-1], mark, alone=len(parts) == 1):
+        if index == len(lines):
+            raise ModelfileError(line, f"unexpected EOF: the value's closing {mark} is missing")
+        parts.append(lines[index].rstrip())
+        index += 1
+    whole = "\n".join(parts)
+    return (whole[len(mark) : len(whole) - len(mark)] if mark else whole), index
+
+
+def _closed(last: str, mark: str, alone: bool) -> bool:
+    shortest = 2 * len(mark) if alone else len(mark)
+    return not mark or (len(last) >= shortest and last.endswith(mark))
+
+
+def _apply(result: Modelfile, command: str, value: str, line: int) -> None:
+    word, _, name = command.partition(" ")
+    if word == "parameter":
+        _apply_parameter(result, name, value, line)
+    elif word == "message":
+        _apply_message(result, name, value, line)
+    elif word in ("from", "adapter", "license"):
+        if not value:
+            raise ModelfileError(line, f"{word.upper()} needs a value")
+        {"from": result.froms, "adapter": result.adapters, "license": result.licenses}[word].append(value)
+    else:
+        setattr(result, word, value)
+
+
+def _apply_message(result: Modelfile, role: str, value: str, line: int) -> None:
+    if role not in ROLES:
+        raise ModelfileError(line, 'message role must be one of "system", "user", or "assistant"')
+    result.messages.append((role, value))
+
+
+def _apply_parameter(result: Modelfile, name: str, value: str, line: int) -> None:
+    if name in REMOVED_PARAMETERS:
+        result.warnings.append(f"(line {line}): parameter {name!r} was removed and has no effect")
+    elif name == "stop":
+        stops = result.parameters.setdefault("stop", [])
+        if isinstance(stops, list) and len(stops) < MAX_STOPS:
+            stops.append(value)
+        else:
+            raise ModelfileError(line, f"at most {MAX_STOPS} stop parameters")
+    elif name in _CONVERTERS:
+        try:
+            result.parameters[name] = _CONVERTERS[name](value)
+        except ValueError as error:
+            raise ModelfileError(line, f"parameter {name}: {error}") from None
+    else:
+        raise ModelfileError(line, f"unknown parameter {name!r}")
+
+
+def _quote(text: str) -> str:
+    return f'"""{text}"""' if "\n" in text or '"' in text else f'"{text}"' if text != text.strip() else text
+
+
+def format_parameters(parameters: Mapping[str, object]) -> str:
+    """Parameters as `ollama show` prints them: one per line, the name padded to 30 characters, texts quoted."""
+    lines = []
+    for name, value in parameters.items():
+        for item in value if isinstance(value, list) else [value]:
+            shown = f'"{item}"' if isinstance(item, str) else str(item).lower() if isinstance(item, bool) else str(item)
+            lines.append(f"{name:<30} {shown}")
+    return "\n".join(lines)
+
+
+def format_modelfile(modelfile: Modelfile) -> str:
+    """A Modelfile that parses back to `modelfile` (warnings aside)."""
+    lines = [f"FROM {_quote(name)}" for name in modelfile.froms]
+    lines += [f"ADAPTER {_quote(path)}" for path in modelfile.adapters]
+    for command in ("template", "system", "renderer", "parser", "requires"):
+        if value := getattr(modelfile, command):
+            lines.append(f"{command.upper()} {_quote(value)}")
+    for name, value in modelfile.parameters.items():
+        items = [_quote(item) for item in value] if isinstance(value, list) else [str(value).lower()]
+        lines += [f"PARAMETER {name} {item}" for item in items]
+    lines += [f"MESSAGE {role} {_quote(text)}" for role, text in modelfile.messages]
+    lines += [f"LICENSE {_quote(text)}" for text in modelfile.licenses]
+    return "\n".join(lines) + "\n"

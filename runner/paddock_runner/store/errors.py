@@ -1,0 +1,96 @@
+"""Everything the store and the sources can refuse or fail with, each with a reason from the published list.
+
+Raised by `store` and `sources`; `commands` turn them into JSON events. `retryable` says whether trying again can help.
+
+StoreError
+  ├─ NotFoundError          no such model, manifest or blob
+  ├─ NotGGUFError           the bytes are something else
+  ├─ TruncatedGGUFError     the file ends early
+  ├─ InvalidGGUFError       the header breaks a rule
+  ├─ InvalidModelError      a Modelfile, name or layer is wrong
+  ├─ DigestMismatchError    bytes do not hash to their name
+  ├─ SizeMismatchError      other length than declared
+  ├─ NoSpaceError           the disk or quota is full
+  └─ CacheUnusableError     the cache cannot be read or written
+       └─ ReadOnlyError     … because it is read-only
+"""
+
+from __future__ import annotations
+
+import errno
+from pathlib import Path
+
+
+class StoreError(Exception):
+    """Base. `reason` is CamelCase and stable; the message is for people."""
+
+    reason = "CacheUnusable"
+    retryable = False
+
+
+class NotFoundError(StoreError):
+    reason = "NotFound"
+
+
+class NotGGUFError(StoreError):
+    reason = "NotGGUF"
+
+    def __init__(self, found: bytes, hint: str = "") -> None:
+        super().__init__(f"not a GGUF file: it begins with {found[:8]!r} instead of b'GGUF'{hint}")
+
+
+class TruncatedGGUFError(StoreError):
+    reason = "TruncatedGGUF"
+
+    def __init__(self, what: str, needed: int, actual: int) -> None:
+        super().__init__(f"truncated GGUF file: {what} needs {needed} bytes, the file has {actual}; fetch it again")
+        self.needed = needed
+        self.actual = actual
+
+
+class InvalidGGUFError(StoreError):
+    reason = "InvalidGGUF"
+
+    def __init__(self, field: str, problem: str) -> None:
+        super().__init__(f"invalid GGUF file: {field}: {problem}")
+        self.field = field
+
+
+class InvalidModelError(StoreError):
+    reason = "InvalidModel"
+
+
+class DigestMismatchError(StoreError):
+    reason = "DigestMismatch"
+
+    def __init__(self, what: str, expected: object, actual: object) -> None:
+        super().__init__(f"{what} must have the digest {expected}, but its bytes hash to {actual}")
+
+
+class SizeMismatchError(StoreError):
+    reason = "SizeMismatch"
+
+    def __init__(self, what: str, expected: int, actual: int) -> None:
+        super().__init__(f"{what} must have {expected} bytes, but has {actual}")
+
+
+class NoSpaceError(StoreError):
+    reason = "NoSpace"
+    retryable = True
+
+
+class CacheUnusableError(StoreError):
+    reason = "CacheUnusable"
+
+
+class ReadOnlyError(CacheUnusableError):
+    pass
+
+
+def from_os_error(error: OSError, doing: str, path: Path) -> StoreError:
+    """The typed error for an OSError met while `doing` something to `path`."""
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return NoSpaceError(f"no space left while {doing} {path}; free some space or use another folder")
+    if error.errno == errno.EROFS:
+        return ReadOnlyError(f"the model folder is read-only ({doing} {path})")
+    return CacheUnusableError(f"{doing} {path} failed: {error.strerror or error}")
