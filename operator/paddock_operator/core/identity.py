@@ -21,7 +21,7 @@ _NOT_LABEL = re.compile(r"[^a-z0-9]+")
 
 
 def canonical_json(value: Mapping[str, Any]) -> bytes:
-    """The one byte form of a configuration: sorted keys, no spaces, UTF-8, a final newline. Raises ValueError on NaN."""
+    """The one byte form of a configuration: sorted keys, no spaces, UTF-8, final newline. Raises ValueError on NaN."""
     text = json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
     return text.encode("utf-8") + b"\n"
 
@@ -44,7 +44,7 @@ def source_hash(source: Source) -> str:
 def child_name(ref: Ref, suffix: str = "") -> str:
     """A name for the children of an object: slug, short hash of its identity, optional suffix.
 
-    At most 52 characters, a valid Service name (starts with a letter, lower-case letters, digits and dashes). Two objects
+    At most 52 characters, a valid Service name (a letter, then lower-case letters, digits and dashes). Two objects
     with one slug (`a.b`, `a-b`), or of different kinds or namespaces, get different names.
     """
     digest = hashlib.sha256(f"{ref.kind}/{ref.namespace}/{ref.name}".encode()).hexdigest()[:HASH_LENGTH]

@@ -25,7 +25,7 @@ class ModelPlan:
     `pull`: the puller's request (contracts: source, digest), None = no pull may run. A pull is started only when
     `observed.pull.source_hash != pull_key`; one with that key is kept, whatever its request says by now.
     `serve`: the serve configuration to run with, None = no runner. The executor writes exactly
-    `identity.canonical_json(serve)`. `requeue_seconds`: plan again after this time at the latest, None = on change only.
+    `identity.canonical_json(serve)`. `requeue_seconds`: plan again after this time at the latest (None: never).
     """
 
     pull: Mapping[str, Any] | None

@@ -38,7 +38,7 @@ def hints(cls: Any) -> dict[str, Any]:
 def build(cls: type[T], value: Mapping[str, Any]) -> T:
     """Make a dataclass from a mapping. Absent and null fields take the dataclass's default. Raises TypeError."""
     given = {}
-    for name, hint in hints(cls).items():
+    for name, hint in hints(typing.cast(Any, cls)).items():
         raw = value.get(name_in_wire(cls, name))
         if raw is not None:
             given[name] = _convert(hint, raw)
