@@ -16,11 +16,20 @@ K = TypeVar("K", bound=Hashable)
 
 
 class KeyedQueue(Generic[K]):
-    """Calls `work(key)` after each ring; an exception goes to `failed` and the key rings again with back-off."""
+    """Calls `work(key)` after each ring; an exception goes to `failed` and the key rings again with back-off.
 
-    def __init__(self, work: Callable[[K], Awaitable[None]], failed: Callable[[K, Exception], None]) -> None:
+    `idle` is called whenever nothing is left to do.
+    """
+
+    def __init__(
+        self,
+        work: Callable[[K], Awaitable[None]],
+        failed: Callable[[K, Exception], None],
+        idle: Callable[[], None] | None = None,
+    ) -> None:
         self._work = work
         self._failed = failed
+        self._idle = idle
         self._tasks: dict[K, asyncio.Task[None]] = {}
         self._rung: set[K] = set()
         self._timers: dict[K, asyncio.TimerHandle] = {}
@@ -58,6 +67,8 @@ class KeyedQueue(Generic[K]):
         finally:
             # No await since the last look at `_rung`: a ring cannot fall between.
             self._tasks.pop(key, None)
+        if not self._tasks and self._idle is not None and not self._closed:
+            self._idle()
 
     async def _once(self, key: K) -> None:
         try:

@@ -22,19 +22,18 @@ import yaml
 
 from paddock_operator.core.resources import (
     API_KEY_TYPE,
-    DEFAULT_NAMESPACE,
     KeyRecord,
     is_api_key,
     parse,
-    secret_text,
 )
+from paddock_operator.core.schema_metadata import metadata_problems
+from paddock_operator.core.schema_secret import key_problems
 from paddock_operator.executors.local import atomic
 from paddock_operator.executors.local.files import MAX_FILE_BYTES
 from paddock_operator.executors.local.yamlread import ManifestError
 from paddock_operator.executors.local.yamlread import parse as parse_yaml
 
 _NAME = re.compile(r"[a-z0-9]([-a-z0-9.]{0,251}[a-z0-9])?")
-_SHA256 = re.compile(r"[0-9a-f]{64}")
 
 
 class KeyFault(ValueError):  # noqa: N818 - a fault of a key, not KeyError
@@ -51,68 +50,17 @@ def new_secret() -> str:
     return f"pdk_{secrets.token_hex(4)}_{secrets.token_urlsafe(32)}"
 
 
-def parse_secret(document: Mapping[str, Any]) -> KeyRecord:
+def record_of(document: Mapping[str, Any]) -> KeyRecord:
     """The record of a key Secret. Raises KeyFault naming what is wrong."""
     if not is_api_key(document):
-        raise KeyFault(f"type: only Secrets of type {API_KEY_TYPE} are read, this one is {document.get('type')!r}")
-    metadata = document.get("metadata") or {}
-    _check_name("metadata.name", metadata.get("name"))
-    _check_name("metadata.namespace", metadata.get("namespace") or DEFAULT_NAMESPACE)
-    _digest("sha256", _text(document, "sha256"))
-    _check_policy(_text(document, "policy") or "{}")
+        raise KeyFault(f"only Secrets of type {API_KEY_TYPE} are read, this one is of type {document.get('type')!r}")
+    found = [*metadata_problems(document.get("metadata")), *key_problems(document)]
+    if found:
+        raise KeyFault("; ".join(str(problem) for problem in found))
     record = parse(document)
     if not isinstance(record, KeyRecord):
         raise KeyFault("not a key Secret")
     return record
-
-
-def _text(document: Mapping[str, Any], field: str) -> str | None:
-    try:
-        return secret_text(document, field)
-    except (ValueError, TypeError, AttributeError):
-        raise KeyFault(f"data.{field}: not base64 of text; use stringData for plain text") from None
-
-
-def _check_policy(text: str) -> None:
-    try:
-        policy = json.loads(text)
-    except (ValueError, RecursionError):
-        raise KeyFault("policy: not JSON") from None
-    if not isinstance(policy, dict):
-        raise KeyFault("policy: must be a JSON object with models, verbs, expires")
-    _strings("policy.models", policy.get("models", ["*"]))
-    _strings("policy.verbs", policy.get("verbs", ["infer"]))
-    _instant("policy.expires", policy.get("expires"))
-    if policy.get("previous") is not None:
-        _check_previous(policy["previous"])
-
-
-def _check_previous(value: Any) -> None:
-    if not isinstance(value, dict):
-        raise KeyFault("policy.previous: must be an object with sha256 and until")
-    _digest("policy.previous.sha256", value.get("sha256"))
-    if value.get("until") is None:
-        raise KeyFault("policy.previous.until: missing; a previous key needs an end")
-    _instant("policy.previous.until", value["until"])
-
-
-def _digest(field: str, value: Any) -> None:
-    if not isinstance(value, str) or not _SHA256.fullmatch(value):
-        raise KeyFault(f"{field}: must be 64 lower-case hex digits, the SHA-256 of the whole key")
-
-
-def _strings(field: str, value: Any) -> None:
-    if not isinstance(value, list) or not all(isinstance(item, str) and item for item in value):
-        raise KeyFault(f"{field}: must be a list of names")
-
-
-def _instant(field: str, value: Any) -> None:
-    if value is None:
-        return
-    try:
-        datetime.fromisoformat(str(value))
-    except ValueError:
-        raise KeyFault(f"{field}: {value!r} is not RFC 3339, for example 2030-01-31T00:00:00Z") from None
 
 
 def _check_name(field: str, value: Any) -> None:
@@ -189,7 +137,7 @@ def _read(path: Path) -> Iterator[KeyRecord]:
     with path.open("rb") as file:
         text = file.read(MAX_FILE_BYTES + 1).decode("utf-8", "replace")
     for document in parse_yaml(text, str(path)):
-        record = parse_secret(document.body)
+        record = record_of(document.body)
         # The folder decides: a file copied to another namespace opens that one.
         yield replace(record, id=f"{path.parent.name}/{record.id.partition('/')[2]}")
 

@@ -37,7 +37,7 @@ async def readyz(address: str) -> Readiness:
     """What `host:port` answers now."""
     try:
         return _parse(await asyncio.wait_for(_get(address), TIMEOUT_SECONDS))
-    except (OSError, ValueError, asyncio.TimeoutError, asyncio.IncompleteReadError):
+    except (TimeoutError, OSError, ValueError, asyncio.IncompleteReadError):
         return Readiness()
 
 

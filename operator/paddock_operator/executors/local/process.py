@@ -112,7 +112,11 @@ async def spawn(command: Command, logs: Path, on_event: Callable[[Event], None])
     except BaseException:
         log.close()
         raise
-    await process._attach(command, on_event, log)
+    try:
+        await process._attach(command, on_event, log)
+    except BaseException:
+        process.kill()
+        raise
     return process
 
 

@@ -45,6 +45,7 @@ class Puller:
             self._cancel()
             self.observed = PullObserved("running", key)
             self._task = asyncio.create_task(self._until_done(json.dumps(request).encode()))
+            self._on_change()
 
     def retry_now(self) -> None:
         """Something changed in the cache: a failed pull need not wait."""

@@ -14,6 +14,8 @@ from pathlib import Path
 from paddock_operator.executors.local.backoff import Backoff
 from paddock_operator.executors.local.process import Command, Event, Process, spawn
 
+_LATE_GRACE_SECONDS = 1.0
+
 
 class Supervisor:
     """`address` is where it listens now ("" while it does not), `restarts` counts lives after the first."""
@@ -61,6 +63,9 @@ class Supervisor:
         except OSError:
             self.last_exit = 127
             return 0.0
+        if self._stopping.is_set():
+            # Asked to stop while it was being started: `stop` could not see it yet.
+            await process.stop(_LATE_GRACE_SECONDS)
         self._on_change()
         self.last_exit = await process.wait()
         self.address = ""
