@@ -1,0 +1,109 @@
+"""The grammar of the `paddock` command: every verb with its arguments and the function that runs it.
+
+Called by `app`. Functions are named, not imported, so that `paddock list` does not pay for `paddock up`.
+"""
+
+from __future__ import annotations
+
+import argparse
+from typing import Any
+
+DEFAULT_LISTEN = "127.0.0.1:11434"
+
+_Verbs = Any
+"""argparse keeps the type of its sub-parsers private."""
+
+
+def build() -> argparse.ArgumentParser:
+    """The parser; the parsed namespace has `verb`, the `module:function` to run."""
+    common = _common()
+    parser = argparse.ArgumentParser(prog="paddock", description="Declare models; serve them.", parents=[common])
+    verbs = parser.add_subparsers(title="verbs", metavar="VERB", required=True)
+    for add in (_up, _objects, _store, _talk, _keys):
+        add(verbs, common)
+    _verb(verbs, common, "version", "version:version", "print the version")
+    return parser
+
+
+def _home() -> argparse.ArgumentParser:
+    common = argparse.ArgumentParser(add_help=False)
+    # SUPPRESS: given before the verb, the verb's own absent option must not overwrite it.
+    common.add_argument("--home", default=argparse.SUPPRESS, metavar="DIR", help="default $PADDOCK_HOME or ~/.paddock")
+    return common
+
+
+def _common() -> argparse.ArgumentParser:
+    common = argparse.ArgumentParser(add_help=False, parents=[_home()])
+    common.add_argument("--models", default=argparse.SUPPRESS, metavar="DIR", help="the cache; default HOME/models")
+    return common
+
+
+def _verb(
+    verbs: _Verbs, common: argparse.ArgumentParser, name: str, run: str, text: str, **options: Any
+) -> argparse.ArgumentParser:
+    parser: argparse.ArgumentParser = verbs.add_parser(name, help=text, description=text, parents=[common], **options)
+    parser.set_defaults(verb=run)
+    return parser
+
+
+def _up(verbs: _Verbs, common: argparse.ArgumentParser) -> None:
+    up = _verb(verbs, common, "up", "up:up", "keep the Models and Endpoints of these manifests true on this machine")
+    up.add_argument(
+        "-f", "--file", action="append", required=True, metavar="PATH", help="file, folder or - (repeatable)"
+    )
+    up.add_argument("--listen", default=DEFAULT_LISTEN, metavar="HOST:PORT", help="where the first Endpoint answers")
+    up.add_argument("--output", choices=["text", "json"], default="text", help="json: one object per line on stdout")
+
+
+def _objects(verbs: _Verbs, common: argparse.ArgumentParser) -> None:
+    get = _verb(verbs, common, "get", "objects:get", "list Models or Endpoints")
+    get.add_argument("kind", metavar="models|endpoints")
+    get.add_argument("name", nargs="?")
+    get.add_argument("-o", "--output", choices=["wide", "json", "yaml"])
+    describe = _verb(verbs, common, "describe", "objects:describe", "show one object with its conditions")
+    describe.add_argument("kind", metavar="model|endpoint")
+    describe.add_argument("name")
+    for parser in (get, describe):
+        parser.add_argument("-n", "--namespace", help="only this namespace (default: all of them)")
+
+
+def _store(verbs: _Verbs, common: argparse.ArgumentParser) -> None:
+    create = _verb(verbs, common, "create", "store:create", "make a model in the cache from a Modelfile")
+    create.add_argument("name")
+    create.add_argument("-f", "--file", default="Modelfile", metavar="MODELFILE", help="default ./Modelfile")
+    _verb(verbs, common, "list", "store:list_models", "list the models of the cache", aliases=["ls"])
+    _verb(verbs, common, "show", "store:show", "show a model of the cache").add_argument("name")
+    remove = _verb(verbs, common, "rm", "store:remove", "remove models from the cache")
+    remove.add_argument("names", nargs="+", metavar="name")
+    copy = _verb(verbs, common, "cp", "store:copy", "give a model of the cache another name")
+    copy.add_argument("source")
+    copy.add_argument("destination")
+    _verb(verbs, common, "pull", "store:pull", "pull a model from a registry").add_argument("name")
+
+
+def _talk(verbs: _Verbs, common: argparse.ArgumentParser) -> None:
+    run = _verb(verbs, common, "run", "run:run", "talk to a model, or ask it one thing")
+    run.add_argument("name")
+    run.add_argument("prompt", nargs="*")
+    run.add_argument("--verbose", action="store_true", help="statistics after each answer")
+    ps = _verb(verbs, common, "ps", "server:ps", "list the loaded models")
+    stop = _verb(verbs, common, "stop", "server:stop", "unload a model")
+    stop.add_argument("name")
+    for parser in (run, ps, stop):
+        parser.add_argument("--url", help="an Endpoint's address (default: of the paddock up of this home)")
+
+
+def _keys(verbs: _Verbs, _: argparse.ArgumentParser) -> None:
+    # Here --models means the models that a key may use, not the cache.
+    home = _home()
+    actions = _verb(verbs, home, "key", "", "API keys").add_subparsers(metavar="create|list|revoke", required=True)
+    create = _verb(actions, home, "create", "keys:create", "make a key and print it, once")
+    create.add_argument("name")
+    create.add_argument("--models", dest="allowed", default="*", metavar="A,B", help="public names; default: all")
+    create.add_argument("--verbs", default="infer", help="infer, manage (comma separated); default: infer")
+    create.add_argument("--expires", metavar="30d", help="a duration (s, m, h, d) or an RFC 3339 time; default: never")
+    revoke = _verb(actions, home, "revoke", "keys:revoke", "make a key worthless")
+    revoke.add_argument("name")
+    listing = _verb(actions, home, "list", "keys:list_keys", "list the keys", aliases=["ls"])
+    for parser in (create, revoke, listing):
+        parser.add_argument("-n", "--namespace", help="namespace of the Endpoints that the key opens; default: default")
