@@ -8,9 +8,10 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any, NoReturn
+from typing import Any
 
 from paddock_runner.core.digest import Digest, InvalidDigestError
+from paddock_runner.core.strict_json import JSONProblem, loads
 
 MANIFEST_TYPE = "application/vnd.docker.distribution.manifest.v2+json"
 OCI_MANIFEST_TYPE = "application/vnd.oci.image.manifest.v1+json"
@@ -28,44 +29,14 @@ class InvalidManifestError(ValueError):
     """A manifest, configuration or JSON layer breaks the format; the message names the field."""
 
 
-def _reject_constant(name: str) -> NoReturn:
-    raise InvalidManifestError(f"{name} is not JSON")
-
-
-def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    result = dict(pairs)
-    if len(result) != len(pairs):
-        raise InvalidManifestError("a key appears twice in one object")
-    return result
-
-
-def _check_depth(value: object, left: int) -> None:
-    if left == 0:
-        raise InvalidManifestError(f"nested deeper than {MAX_JSON_DEPTH} levels")
-    children: Iterable[object] = ()
-    if isinstance(value, dict):
-        children = value.values()
-    elif isinstance(value, list):
-        children = value
-    for child in children:
-        _check_depth(child, left - 1)
-
-
 def strict_json(data: bytes, limit: int) -> Any:
-    """Decode JSON of at most `limit` bytes: UTF-8 without BOM, no duplicate keys, no NaN, at most 32 levels.
-
-    Raises InvalidManifestError.
-    """
+    """Decode strict JSON of at most `limit` bytes and 32 levels. Raises InvalidManifestError."""
     if len(data) > limit:
         raise InvalidManifestError(f"has {len(data)} bytes, the limit is {limit}")
     try:
-        value = json.loads(data.decode("utf-8"), object_pairs_hook=_unique, parse_constant=_reject_constant)
-    except InvalidManifestError:
-        raise
-    except (ValueError, RecursionError) as error:
-        raise InvalidManifestError(f"not valid JSON: {error}") from None
-    _check_depth(value, MAX_JSON_DEPTH + 1)
-    return value
+        return loads(data, max_depth=MAX_JSON_DEPTH)
+    except JSONProblem as error:
+        raise InvalidManifestError(str(error)) from None
 
 
 @dataclass(frozen=True, slots=True)

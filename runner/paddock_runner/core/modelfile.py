@@ -6,12 +6,12 @@ Used by `store create` (parse) and `store show` (format). Pure: text in, values 
 from __future__ import annotations
 
 import codecs
-import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
+from paddock_runner.core.options import RULES, parse_options
+
 MAX_MODELFILE_BYTES = 4 * 1024 * 1024
-MAX_STOPS = 256
 COMMANDS = (
     "from",
     "adapter",
@@ -26,19 +26,7 @@ COMMANDS = (
 )
 ROLES = ("system", "user", "assistant")
 REMOVED_PARAMETERS = frozenset(
-    {
-        "mirostat",
-        "mirostat_tau",
-        "mirostat_eta",
-        "tfs_z",
-        "numa",
-        "low_vram",
-        "f16_kv",
-        "logits_all",
-        "vocab_only",
-        "use_mlock",
-        "penalize_newline",
-    }
+    "f16_kv logits_all low_vram numa penalize_newline tfs_z use_mlock vocab_only".split()  # noqa: SIM905
 )
 
 ParameterValue = int | float | bool | list[str]
@@ -71,47 +59,36 @@ class Modelfile:
 
 def _integer(text: str) -> int:
     try:
-        value = int(text, 10)
+        return int(text, 10)
     except ValueError:
-        raise ValueError(f"invalid int value {text!r}") from None
-    if not -(2**31) <= value < 2**32:
-        raise ValueError(f"int value {value} is out of range")
-    return value
+        raise ValueError(f"invalid int value {text[:32]!r}") from None
 
 
 def _number(text: str) -> float:
     try:
-        value = float(text)
+        return float(text)
     except ValueError:
-        value = math.nan
-    if not math.isfinite(value):
-        raise ValueError(f"invalid float value {text!r}")
-    return value
+        raise ValueError(f"invalid float value {text[:32]!r}") from None
 
 
 def _boolean(text: str) -> bool:
     word = text.lower()
     if word not in ("true", "false", "t", "f", "1", "0"):
-        raise ValueError(f"invalid bool value {text!r}")
+        raise ValueError(f"invalid bool value {text[:32]!r}")
     return word in ("true", "t", "1")
 
 
-_INTEGERS = (
-    "num_keep seed num_predict top_k repeat_last_n num_ctx num_batch num_gpu main_gpu num_thread draft_num_predict"
-)
-_NUMBERS = "top_p min_p typical_p temperature repeat_penalty presence_penalty frequency_penalty"
 _CONVERTERS: dict[str, Callable[[str], int | float | bool]] = {
-    **dict.fromkeys(_INTEGERS.split(), _integer),
-    **dict.fromkeys(_NUMBERS.split(), _number),
-    "use_mmap": _boolean,
+    "integer": _integer,
+    "float32": _number,
+    "boolean": _boolean,
 }
-PARAMETERS = frozenset({*_CONVERTERS, "stop"})
 
 
 def parse_modelfile(data: bytes | str) -> Modelfile:
     """Read a Modelfile (UTF-8, or UTF-16 with a byte order mark). Raises ModelfileError with the line."""
     result = Modelfile()
-    lines = _decode(data).splitlines()
+    lines = _decode(data).replace("\r\n", "\n").split("\n")
     index = 0
     while index < len(lines):
         text, start = lines[index].strip(), index + 1
@@ -157,12 +134,12 @@ def _value(lines: list[str], index: int, text: str, line: int) -> tuple[str, int
     """The value that begins with `text` and may go on in the following lines; returns it with the next index."""
     mark = '"""' if text.startswith('"""') else '"' if text.startswith('"') else ""
     parts = [text]
-    while not _closed(parts[-1], mark, alone=len(parts) == 1):
+    while not _closed(parts[-1].rstrip(), mark, alone=len(parts) == 1):
         if index == len(lines):
             raise ModelfileError(line, f"unexpected EOF: the value's closing {mark} is missing")
-        parts.append(lines[index].rstrip())
+        parts.append(lines[index])
         index += 1
-    whole = "\n".join(parts)
+    whole = "\n".join(parts).rstrip()
     return (whole[len(mark) : len(whole) - len(mark)] if mark else whole), index
 
 
@@ -194,19 +171,20 @@ def _apply_message(result: Modelfile, role: str, value: str, line: int) -> None:
 def _apply_parameter(result: Modelfile, name: str, value: str, line: int) -> None:
     if name in REMOVED_PARAMETERS:
         result.warnings.append(f"(line {line}): parameter {name!r} was removed and has no effect")
-    elif name == "stop":
-        stops = result.parameters.setdefault("stop", [])
-        if isinstance(stops, list) and len(stops) < MAX_STOPS:
-            stops.append(value)
-        else:
-            raise ModelfileError(line, f"at most {MAX_STOPS} stop parameters")
-    elif name in _CONVERTERS:
-        try:
-            result.parameters[name] = _CONVERTERS[name](value)
-        except ValueError as error:
-            raise ModelfileError(line, f"parameter {name}: {error}") from None
-    else:
+        return
+    if name != "stop" and name not in RULES:
         raise ModelfileError(line, f"unknown parameter {name!r}")
+    try:
+        parsed = [*_stops(result), value] if name == "stop" else _CONVERTERS[RULES[name].kind](value)
+        parse_options({name: parsed})
+    except ValueError as error:
+        raise ModelfileError(line, f"parameter {name}: {error}") from None
+    result.parameters[name] = parsed
+
+
+def _stops(result: Modelfile) -> list[str]:
+    stops = result.parameters.get("stop", [])
+    return stops if isinstance(stops, list) else []
 
 
 def _quote(text: str) -> str:

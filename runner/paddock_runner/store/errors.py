@@ -12,7 +12,7 @@ StoreError
   ├─ SizeMismatchError      other length than declared
   ├─ NoSpaceError           the disk or quota is full
   └─ CacheUnusableError     the cache cannot be read or written
-       └─ ReadOnlyError     … because it is read-only
+       └─ ReadOnlyError     … because it is read-only or belongs to somebody else
 """
 
 from __future__ import annotations
@@ -91,6 +91,6 @@ def from_os_error(error: OSError, doing: str, path: Path) -> StoreError:
     """The typed error for an OSError met while `doing` something to `path`."""
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
         return NoSpaceError(f"no space left while {doing} {path}; free some space or use another folder")
-    if error.errno == errno.EROFS:
-        return ReadOnlyError(f"the model folder is read-only ({doing} {path})")
+    if error.errno in (errno.EROFS, errno.EACCES, errno.EPERM):
+        return ReadOnlyError(f"the model folder cannot be written or read by this user ({doing} {path})")
     return CacheUnusableError(f"{doing} {path} failed: {error.strerror or error}")

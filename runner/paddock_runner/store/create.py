@@ -1,0 +1,203 @@
+"""Build a model from a Modelfile: layers, configuration and manifest through the verified write path.
+
+Called by `commands.store` (create) and by sources that bring a bare GGUF file (`write_model`).
+"""
+
+from __future__ import annotations
+
+import io
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from paddock_runner.core.manifest import Layer, build_config, build_manifest, layer
+from paddock_runner.core.modelfile import Modelfile
+from paddock_runner.core.names import InvalidNameError, ModelName
+from paddock_runner.store.errors import InvalidModelError, NotFoundError
+from paddock_runner.store.gguf import GGUFHeader, capabilities, check_gguf, human_number, read_gguf
+from paddock_runner.store.manifests import StoredManifest
+from paddock_runner.store.model import (
+    MAX_LICENSE_BYTES,
+    MAX_MESSAGES,
+    MAX_TEXT_BYTES,
+    check_adapter,
+    read_config,
+    verify_blobs,
+)
+from paddock_runner.store.store import Store
+
+Emit = Callable[[Mapping[str, Any]], None]
+"""Called with each status object, in the shape of Ollama's create."""
+
+_ORDER = ("model", "projector", "adapter", "license", "template", "system", "params", "messages")
+
+
+def _silent(status: Mapping[str, Any]) -> None:
+    pass
+
+
+@dataclass(slots=True)
+class Draft:
+    """A model that is being put together: its layers by kind, and what the configuration will say."""
+
+    store: Store
+    emit: Emit = _silent
+    layers: dict[str, list[Layer]] = field(default_factory=dict)
+    config: dict[str, Any] = field(default_factory=dict)
+    header: GGUFHeader | None = None
+    template: str | None = None
+
+    def add(self, kind: str, data: bytes, limit: int, replace: bool = True) -> None:
+        """Write `data` as a layer of `kind`, in the place of earlier ones or after them."""
+        if len(data) > limit:
+            raise InvalidModelError(f"{kind.upper()} has {len(data)} bytes, the limit is {limit}")
+        blob = self.store.write_blob(io.BytesIO(data), expected_size=len(data))
+        self._note(blob.created, str(blob.digest))
+        kept = [] if replace else self.layers.get(kind, [])
+        self.layers[kind] = [*kept, layer(kind, blob.digest, blob.size)]
+
+    def add_gguf(self, path: Path, expected: str | None = None) -> None:
+        """Copy a GGUF file into the store as the layer that its header says it is; `expected` insists on a kind."""
+        self.emit({"status": "parsing GGUF"})
+        kind = read_gguf(path).kind
+        if expected not in (None, kind):
+            raise InvalidModelError(f"{path.name} is a {kind}, but it is used as an {expected}")
+        if kind == "model" and "model" in self.layers:
+            raise InvalidModelError("only one FROM may be a model")
+        status = f"copying {path.name}"
+        blob = self.store.write_blob(
+            path,
+            check=check_gguf,
+            progress=lambda done, total: self.emit({"status": status, "completed": done, "total": total}),
+        )
+        self._note(blob.created, str(blob.digest))
+        self.layers.setdefault(kind, []).append(layer(kind, blob.digest, blob.size))
+        if kind == "model":
+            self.use_header(read_gguf(self.store.blob_path(blob.digest)))
+
+    def use_header(self, header: GGUFHeader) -> None:
+        """Take the configuration from a model's header."""
+        self.header = header
+        self.config |= {
+            "model_format": "gguf",
+            "model_family": header.architecture,
+            "model_families": [header.architecture],
+            "model_type": human_number(header.parameter_count),
+            "file_type": header.quantization,
+            "context_length": header.own("context_length"),
+            "embedding_length": header.own("embedding_length"),
+            "capabilities": capabilities(header),
+        }
+
+    def inherit(self, name: ModelName) -> None:
+        """Begin with the layers and the configuration of a model in the store."""
+        base = self.store.manifest(name)
+        if "model" in self.layers:
+            raise InvalidModelError("only one FROM may be a model")
+        verify_blobs(self.store, base)
+        for item in base.manifest.layers:
+            self.layers.setdefault(item.kind, []).append(item)
+        for item in base.manifest.of_kind("model"):
+            self.use_header(read_gguf(self.store.blob_path(item.digest)))
+        self.config |= read_config(self.store, base)
+
+    def _note(self, created: bool, digest: str) -> None:
+        self.emit({"status": f"{'creating new' if created else 'using existing'} layer {digest}"})
+
+    def write(self, name: ModelName) -> StoredManifest:
+        """Write configuration and manifest. The same content always gives the same digest."""
+        self.emit({"status": "writing manifest"})
+        data = build_config(self.config)
+        config = self.store.write_blob(io.BytesIO(data), expected_size=len(data))
+        known = [item for kind in _ORDER for item in self.layers.get(kind, [])]
+        other = [item for kind, items in self.layers.items() if kind not in _ORDER for item in items]
+        config_layer = Layer("application/vnd.docker.container.image.v1+json", config.digest, config.size)
+        return self.store.write_manifest(name, build_manifest(config_layer, [*known, *other]))
+
+
+def write_model(store: Store, name: ModelName, model: Layer, header: GGUFHeader) -> StoredManifest:
+    """Write the manifest of a bare GGUF file whose blob is in the store already."""
+    draft = Draft(store, layers={"model": [model]})
+    draft.use_header(header)
+    return draft.write(name)
+
+
+def create(store: Store, name: ModelName, modelfile: Modelfile, folder: Path, emit: Emit = _silent) -> StoredManifest:
+    """Make the model `name` as `modelfile` says; paths in it are relative to `folder`.
+
+    Raises NotFoundError (no such file or model), InvalidModelError, NotGGUFError, TruncatedGGUFError,
+    InvalidGGUFError, NoSpaceError, CacheUnusableError. Nothing appears under `name` unless all of it is written.
+    """
+    with store.writing():
+        draft = Draft(store, emit)
+        for value in modelfile.froms:
+            _from(draft, value, folder)
+        if draft.header is None:
+            raise InvalidModelError("FROM names no model: one GGUF model or one stored model is needed")
+        for value in modelfile.adapters:
+            _adapter(draft, _resolve(value, folder), draft.header)
+        _texts(draft, modelfile)
+        _lists(draft, modelfile)
+        return draft.write(name)
+
+
+def _resolve(value: str, folder: Path) -> Path:
+    path = folder / Path(value).expanduser()
+    if path.is_dir():
+        raise InvalidModelError(f"{value} is a folder; give a GGUF file")
+    if not path.exists():
+        raise NotFoundError(f"{value} does not exist (looked for {path})")
+    return path
+
+
+def _from(draft: Draft, value: str, folder: Path) -> None:
+    looks_like_path = value.startswith(("/", "./", "../", "~")) or value.lower().endswith(".gguf")
+    if looks_like_path or (folder / value).is_file():
+        draft.add_gguf(_resolve(value, folder))
+        return
+    try:
+        name = ModelName.parse(value)
+    except InvalidNameError as error:
+        raise InvalidModelError(f"FROM {value[:200]}: no such file, and {error}") from None
+    draft.inherit(name)
+
+
+def _adapter(draft: Draft, path: Path, header: GGUFHeader) -> None:
+    check_adapter(read_gguf(path), header)
+    draft.add_gguf(path, "adapter")
+
+
+def _texts(draft: Draft, modelfile: Modelfile) -> None:
+    if modelfile.template is not None:
+        draft.add("template", modelfile.template.encode(), MAX_TEXT_BYTES)
+        if draft.header is not None:
+            draft.config["capabilities"] = capabilities(draft.header, modelfile.template)
+    if modelfile.system:
+        draft.add("system", modelfile.system.encode(), MAX_TEXT_BYTES)
+    for text in modelfile.licenses:
+        draft.add("license", text.encode(), MAX_LICENSE_BYTES, replace=False)
+    for key in ("renderer", "parser", "requires"):
+        if value := getattr(modelfile, key):
+            draft.config[key] = value
+
+
+def _lists(draft: Draft, modelfile: Modelfile) -> None:
+    if modelfile.parameters:
+        inherited = _inherited_parameters(draft)
+        draft.add("params", _json({**inherited, **modelfile.parameters}), MAX_TEXT_BYTES)
+    if len(modelfile.messages) > MAX_MESSAGES:
+        raise InvalidModelError(f"MESSAGE: {len(modelfile.messages)} messages, the limit is {MAX_MESSAGES}")
+    if modelfile.messages:
+        messages = [{"role": role, "content": text} for role, text in modelfile.messages]
+        draft.add("messages", _json(messages), 4 * MAX_TEXT_BYTES)
+
+
+def _inherited_parameters(draft: Draft) -> dict[str, Any]:
+    layers = draft.layers.get("params", [])
+    return dict(json.loads(draft.store.blob_path(layers[-1].digest).read_bytes())) if layers else {}
+
+
+def _json(value: object) -> bytes:
+    return json.dumps(value, ensure_ascii=False, separators=(",", ":"), allow_nan=False).encode()

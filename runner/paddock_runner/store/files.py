@@ -1,0 +1,119 @@
+"""Durable file operations below one folder: typed errors, bounded reads, atomic writes, free space.
+
+Called by the other modules of the store. Everything is opened without following a link at the last path part.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import secrets
+import stat
+from collections.abc import Iterator
+from pathlib import Path
+
+from paddock_runner.store.errors import CacheUnusableError, NoSpaceError, NotFoundError, from_os_error
+
+CREATE = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
+# Non-blocking, so that a FIFO in the place of a file cannot hang the reader.
+READ = os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK
+
+
+@contextlib.contextmanager
+def os_errors(doing: str, path: Path) -> Iterator[None]:
+    """Turn any OSError of the block into NoSpaceError, ReadOnlyError or CacheUnusableError."""
+    try:
+        yield
+    except OSError as error:
+        raise from_os_error(error, doing, path) from error
+
+
+def sync_folder(folder: Path) -> None:
+    """Make renames and new names in `folder` survive a power cut."""
+    handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def make_folder(folder: Path) -> None:
+    """Create `folder` and its parents, durably; nothing happens if it exists."""
+    with os_errors("creating", folder):
+        if folder.is_dir():
+            return
+        make_folder(folder.parent)
+        folder.mkdir(exist_ok=True)
+        sync_folder(folder.parent)
+
+
+def temporary_name(prefix: str) -> str:
+    """A name that nobody else uses: `prefix` and 128 random bits."""
+    return f"{prefix}{secrets.token_hex(16)}"
+
+
+def write_all(handle: int, data: bytes) -> None:
+    """Write every byte of `data`, however many calls it takes."""
+    view = memoryview(data)
+    while view:
+        view = view[os.write(handle, view) :]
+
+
+def atomic_write(path: Path, data: bytes, scratch: Path) -> None:
+    """Put `data` at `path` whole or not at all, on disk when this returns.
+
+    `scratch` is a folder on the same file system for the temporary file. Raises NoSpaceError, CacheUnusableError.
+    """
+    make_folder(scratch)
+    make_folder(path.parent)
+    temporary = scratch / temporary_name("tmp-")
+    with os_errors("writing", path):
+        handle = os.open(temporary, CREATE | os.O_EXCL, 0o600)
+        try:
+            with contextlib.closing(os.fdopen(handle, "wb", closefd=True)):
+                write_all(handle, data)
+                os.fchmod(handle, 0o644)
+                os.fsync(handle)
+            temporary.rename(path)
+        except BaseException:
+            temporary.unlink(missing_ok=True)
+            raise
+        sync_folder(path.parent)
+
+
+def open_regular(path: Path, follow: bool = False) -> int:
+    """Open a regular file for reading and return its descriptor; `follow` allows a link at the last part.
+
+    Raises NotFoundError, and CacheUnusableError for a link, folder, FIFO or device.
+    """
+    try:
+        handle = os.open(path, READ & ~os.O_NOFOLLOW if follow else READ)
+    except FileNotFoundError:
+        raise NotFoundError(f"{path} does not exist") from None
+    except OSError as error:
+        raise from_os_error(error, "opening", path) from error
+    if not stat.S_ISREG(os.fstat(handle).st_mode):
+        os.close(handle)
+        raise CacheUnusableError(f"{path} is not a regular file; move it away")
+    return handle
+
+
+def read_bounded(path: Path, limit: int) -> bytes:
+    """The bytes of a regular file of at most `limit` bytes. Raises NotFoundError, CacheUnusableError."""
+    handle = open_regular(path)
+    with os_errors("reading", path), os.fdopen(handle, "rb") as stream:
+        data = stream.read(limit + 1)
+    if len(data) > limit:
+        raise CacheUnusableError(f"{path} is larger than {limit} bytes")
+    return data
+
+
+def require_space(folder: Path, size: int, what: str) -> None:
+    """Raise NoSpaceError when `size` more bytes do not fit on the file system of `folder`."""
+    with os_errors("inspecting", folder):
+        facts = os.statvfs(folder)
+    free = facts.f_bavail * facts.f_frsize
+    if size > free:
+        raise NoSpaceError(
+            f"{what} needs {size} bytes, but {folder} has only {free} free; free some space or use another folder"
+        )

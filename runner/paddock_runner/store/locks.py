@@ -1,0 +1,77 @@
+"""Locks between processes that share one model folder: flock(2), which the kernel releases when the owner dies.
+
+Called by `Store`: one lock per digest (a blob is fetched once per cache) and one for the whole folder (shared while a
+manifest and its blobs are written, exclusive while unreferenced blobs are removed).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+from paddock_runner.store.errors import CacheUnusableError
+from paddock_runner.store.files import CREATE, make_folder, os_errors
+
+_POLL_SECONDS = 0.02
+
+
+class LockTimeoutError(CacheUnusableError):
+    """Another process holds the lock for too long."""
+
+    retryable = True
+
+
+@contextlib.contextmanager
+def file_lock(path: Path, *, shared: bool = False, timeout: float) -> Iterator[None]:
+    """Hold the lock file `path`; waits at most `timeout` seconds. An exclusive owner removes the file at the end.
+
+    Raises LockTimeoutError, CacheUnusableError.
+    """
+    make_folder(path.parent)
+    deadline = time.monotonic() + timeout
+    with os_errors("locking", path):
+        handle = _acquire(path, shared, deadline)
+    try:
+        yield
+    finally:
+        if not shared:
+            path.unlink(missing_ok=True)
+        os.close(handle)
+
+
+def _acquire(path: Path, shared: bool, deadline: float) -> int:
+    while True:
+        handle = os.open(path, CREATE, 0o644)
+        try:
+            if try_lock(handle, shared) and _is_still(path, handle):
+                return handle
+        except BaseException:
+            os.close(handle)
+            raise
+        os.close(handle)
+        if time.monotonic() > deadline:
+            raise LockTimeoutError(
+                f"another process is still writing (it holds {path.name}); try again when it is done"
+            )
+        time.sleep(_POLL_SECONDS)
+
+
+def try_lock(handle: int, shared: bool = False) -> bool:
+    """Lock an open file without waiting; False when somebody else has it."""
+    try:
+        fcntl.flock(handle, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
+
+
+def _is_still(path: Path, handle: int) -> bool:
+    """False when the owner before us removed the file between our open and our lock."""
+    try:
+        return os.path.samestat(path.lstat(), os.fstat(handle))
+    except FileNotFoundError:
+        return False

@@ -1,0 +1,178 @@
+"""The model folder: Ollama's layout, read as it is and written so that no kill or full disk leaves a lie behind.
+
+The one class that commands, sources and the runner's front use: names and digests in, verified files out.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import BinaryIO
+
+from paddock_runner.core.digest import Digest
+from paddock_runner.core.names import ModelName
+from paddock_runner.store.blobs import Blob, Blobs, Progress
+from paddock_runner.store.errors import (
+    CacheUnusableError,
+    DigestMismatchError,
+    NotFoundError,
+    ReadOnlyError,
+    StoreError,
+)
+from paddock_runner.store.files import open_regular, os_errors
+from paddock_runner.store.locks import file_lock
+from paddock_runner.store.manifests import Manifests, StoredManifest, pin_name
+from paddock_runner.store.writer import BlobWriter, Check
+
+WRITE_LOCK_SECONDS = 600.0
+DELETE_LOCK_SECONDS = 60.0
+DIGEST_LOCK_SECONDS = 24 * 3600.0
+
+
+class Store:
+    """A model folder at `path` (bytes of models under `blobs/`, names under `manifests/`).
+
+    With `read_only` nothing is ever written and writing methods raise ReadOnlyError. All methods may raise
+    CacheUnusableError.
+    """
+
+    def __init__(self, path: Path, read_only: bool = False) -> None:
+        if path.exists() and not path.is_dir():
+            raise CacheUnusableError(f"{path} is not a folder")
+        self.path = path
+        self.read_only = read_only
+        self._own = path / ".paddock"
+        self._blobs = Blobs(path / "blobs", self._own)
+        self._manifests = Manifests(path / "manifests", self._own / "tmp")
+
+    def _require_writable(self) -> None:
+        if self.read_only:
+            raise ReadOnlyError(f"the model folder {self.path} is opened read-only")
+
+    def writing(self) -> AbstractContextManager[None]:
+        """Hold while writing blobs and then their manifest: no delete removes these blobs in between."""
+        self._require_writable()
+        return file_lock(self._own / "locks" / "store.lock", shared=True, timeout=WRITE_LOCK_SECONDS)
+
+    def digest_lock(self, digest: Digest, timeout: float = DIGEST_LOCK_SECONDS) -> AbstractContextManager[None]:
+        """One process at a time fetches `digest`; a dead owner's lock is free. Raises LockTimeoutError."""
+        self._require_writable()
+        return file_lock(self._own / "locks" / f"{digest.hex}.lock", timeout=timeout)
+
+    def blob_path(self, digest: Digest) -> Path:
+        """The path of a blob, whether it exists or not."""
+        return self._blobs.path(digest)
+
+    def has_verified(self, digest: Digest) -> bool:
+        """Whether the blob is present and known to be intact, without reading its bytes."""
+        return self._blobs.is_verified(digest)
+
+    def verify_blob(self, digest: Digest, progress: Progress | None = None) -> int:
+        """Hash the blob unless its marker fits; returns its size. Raises NotFoundError, DigestMismatchError."""
+        return self._blobs.verify(digest, progress)
+
+    def write_blob(
+        self,
+        source: BinaryIO | Path,
+        expected_digest: Digest | None = None,
+        expected_size: int | None = None,
+        check: Check | None = None,
+        progress: Progress | None = None,
+    ) -> Blob:
+        """Copy a file or a stream (to its end) into the store, all or nothing.
+
+        `check` sees the complete bytes before they get their name and raises to refuse them. Raises
+        DigestMismatchError, SizeMismatchError, NoSpaceError, NotFoundError (no such file) and what `check` raises.
+        """
+        self._require_writable()
+        if not isinstance(source, Path):
+            return self._blobs.write(source, expected_digest, expected_size, check, progress)
+        handle = open_regular(source, follow=True)
+        with os_errors("reading", source), os.fdopen(handle, "rb") as stream:
+            size = expected_size if expected_size is not None else os.fstat(handle).st_size
+            return self._blobs.write(stream, expected_digest, size, check, progress)
+
+    def partial(self, digest: Digest, size: int | None = None) -> BlobWriter:
+        """A writer for `digest` that continues where the last one ended. End it with `commit`."""
+        self._require_writable()
+        return BlobWriter(self.path / "blobs", digest, size, resume=True)
+
+    def commit(self, writer: BlobWriter, check: Check | None = None) -> Blob:
+        """Check and publish what a `partial` writer holds."""
+        return self._blobs.commit(writer, check)
+
+    def sweep(self) -> int:
+        """Remove leftovers of writers that died more than an hour ago (partial downloads: a week)."""
+        self._require_writable()
+        return self._blobs.sweep()
+
+    def manifest(self, name: ModelName) -> StoredManifest:
+        """The manifest of a name. Raises NotFoundError."""
+        return self._manifests.read(name)
+
+    def write_manifest(self, name: ModelName, data: bytes) -> StoredManifest:
+        """Write (or replace) the manifest of a name atomically. Raises InvalidManifestError."""
+        self._require_writable()
+        return self._manifests.write(name, data)
+
+    def manifest_by_digest(self, digest: Digest) -> StoredManifest:
+        """The manifest whose bytes hash to `digest`: its pin first, then any name. Raises NotFoundError."""
+        with contextlib.suppress(StoreError):
+            pinned = self._manifests.read(pin_name(digest))
+            if pinned.digest == digest:
+                return pinned
+        for found in self._manifests.all():
+            if isinstance(found, StoredManifest) and found.digest == digest:
+                return found
+        raise NotFoundError(f"no manifest with the digest {digest} is in the model folder")
+
+    def pin(self, digest: Digest, data: bytes) -> None:
+        """Give the manifest `data` a root of its own, so that no later delete removes its blobs.
+
+        Raises DigestMismatchError if `data` does not hash to `digest`.
+        """
+        self._require_writable()
+        if Digest.of(data) != digest:
+            raise DigestMismatchError("the manifest", digest, Digest.of(data))
+        try:
+            if self._manifests.read(pin_name(digest)).digest == digest:
+                return
+        except StoreError:
+            pass
+        self._manifests.write(pin_name(digest), data)
+
+    def list(self) -> tuple[StoredManifest, ...]:
+        """All models, newest first. Pins are hidden; a corrupt manifest is logged and skipped."""
+        found = [item for item in self._manifests.all() if isinstance(item, StoredManifest) and not item.is_pin]
+        return tuple(sorted(found, key=lambda item: (-item.modified_at, str(item.name))))
+
+    def copy(self, source: ModelName, target: ModelName) -> StoredManifest:
+        """Give the model `source` a second name. Raises NotFoundError."""
+        with self.writing():
+            return self._manifests.write(target, self._manifests.read(source).data)
+
+    def delete(self, name: ModelName) -> tuple[Digest, ...]:
+        """Remove a name and the blobs that no manifest references any more; returns those blobs.
+
+        Every blob that another name or a pin references stays. If any manifest of the folder is corrupt, no blob is
+        removed, since what it references is unknown. Raises NotFoundError.
+        """
+        self._require_writable()
+        with file_lock(self._own / "locks" / "store.lock", timeout=DELETE_LOCK_SECONDS):
+            try:
+                candidates = {layer.digest for layer in self._manifests.read(name).manifest.blobs}
+            except CacheUnusableError:
+                candidates = set()
+            self._manifests.remove(name)
+            unused = sorted(candidates - self._referenced(candidates))
+            return tuple(digest for digest in unused if self._blobs.remove(digest))
+
+    def _referenced(self, candidates: set[Digest]) -> set[Digest]:
+        found: set[Digest] = set()
+        for item in self._manifests.all():
+            if not isinstance(item, StoredManifest):
+                return candidates
+            found.update(layer.digest for layer in item.manifest.blobs)
+        return found
