@@ -7,8 +7,8 @@ control tokens parsed, exactly as the model's authors meant it, so ordinary chat
 message spells something that may be a control token (`<|im_start|>`, `</s>`, `[INST]`; every known vocabulary writes
 them in brackets, without white space), the spelling is fenced by two private-use characters that occur in no message
 and not in the template. After rendering, fenced text becomes a segment of its own in which no control token is parsed,
-and the fences are gone. Nothing is added at the ends of ordinary text, and the spelling itself stays whole, so `strip()`,
-slices, `split('</think>')` and comparisons in templates keep working.
+and the fences are gone. Nothing is added at the ends of ordinary text, and the spelling itself stays whole, so
+`strip()`, slices, `split('</think>')` and comparisons in templates keep working.
 
 A template may tear a fence off (an ASCII filter, a slice). `is_contained` finds that out: the parsed segments may hold
 no more spellings than a rendering of the same chat without them. Then the chat is rendered with a visible space inside
@@ -113,11 +113,14 @@ def template_kind(template: str) -> TemplateKind:
     return "go" if _GO.search(template) else "jinja"
 
 
-def with_system(messages: Sequence[Message], system: str | None) -> list[Message]:
-    """`messages` with `system` put first, unless there is none or the first message is a system message already."""
-    if not system or (messages and messages[0].role == "system"):
-        return list(messages)
-    return [Message("system", system), *messages]
+def conversation(system: str | None, preset: Sequence[Message], messages: Sequence[Message]) -> list[Message]:
+    """The whole chat: the system text first, the model's own messages, then the client's.
+
+    A system message of the client replaces `system`.
+    """
+    own = any(message.role == "system" for message in messages)
+    first = [Message("system", system)] if system and not own else []
+    return [*first, *preset, *messages]
 
 
 def plain(messages: Sequence[Message]) -> tuple[Segment, ...]:

@@ -82,7 +82,7 @@ def compiled(source: str) -> Template:
 def render(source: str, variables: dict[str, Any], limit: int) -> str:
     """The rendered chat, at most `limit` bytes.
 
-    Raises RaisedByTemplateError, OutputTooLargeError, jinja2.TemplateError, and whatever the template's own code raises.
+    Raises RaisedByTemplateError, OutputTooLargeError, jinja2.TemplateError, and what the template's own code raises.
     """
     return _joined(compiled(source).generate(variables), limit)
 

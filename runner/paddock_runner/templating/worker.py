@@ -1,8 +1,8 @@
 """The template worker: a process of its own that renders chat templates until its input ends.
 
 Started by `templating.client` as `python -m paddock_runner.templating.worker`; frames on stdin and stdout. A template
-is code from a stranger: it may loop, recurse or ask for gigabytes. So the process has an address-space limit, no files, no
-further processes, and an alarm that ends it when a rendering takes too long, even if the front is gone. It imports
+is code from a stranger: it may loop, recurse or ask for gigabytes. So the process has an address-space limit, no
+files, and an alarm that ends it when a rendering takes too long, even if the front is gone. It imports
 jinja2 and nothing else that is large.
 """
 
@@ -23,7 +23,7 @@ ALARM_SECONDS = frames.DEADLINE_SECONDS + 1.0
 
 
 def limit_process() -> None:
-    """Bound what the process can take. After this it opens no file and starts no process."""
+    """Bound what the process can take. After this it opens no file."""
     resource.setrlimit(resource.RLIMIT_AS, (MEMORY_BYTES, MEMORY_BYTES))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0))
@@ -66,7 +66,7 @@ def _packed(reply: dict[str, Any]) -> bytes:
 
 
 def preload() -> None:
-    """Render once well and once badly: Jinja imports parts of itself on first use, and after the limits no file opens."""
+    """Render once well and once badly: Jinja imports parts of itself on first use, later no file opens."""
     for template in ("{{ strftime_now('%Y') }}{{ {} | tojson }}", "{{ nothing.at.all }}", "{% if %}"):
         answer({"template": template, "variables": {}})
 

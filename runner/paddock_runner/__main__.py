@@ -1,0 +1,42 @@
+"""`paddock-runner COMMAND …`: each command is a module of `commands`, imported only when it is asked for.
+
+So a puller never imports an engine, and a store verb starts in the time that its own imports take.
+"""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from collections.abc import Sequence
+
+COMMANDS = {
+    "pull": "fetch a model into the cache, verified",
+    "store": "create, list, show, copy and remove models in the cache",
+    "serve": "serve one model over HTTP",
+    "gateway": "serve an Endpoint: keys, routes, limits",
+}
+EXIT_USAGE = 2
+
+
+def usage() -> str:
+    """The text of --help."""
+    width = max(map(len, COMMANDS))
+    lines = [f"  {name:<{width}}  {text}" for name, text in COMMANDS.items()]
+    return "\n".join(["usage: paddock-runner COMMAND …", "", *lines, "", "paddock-runner COMMAND --help says more."])
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command; returns its exit code, 2 for an unknown one."""
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    if arguments and arguments[0] in ("-h", "--help"):
+        sys.stdout.write(usage() + "\n")
+        return 0
+    if not arguments or arguments[0] not in COMMANDS:
+        sys.stderr.write(usage() + "\n")
+        return EXIT_USAGE
+    module = importlib.import_module(f"paddock_runner.commands.{arguments[0]}")
+    return int(module.main(arguments[1:]))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,187 @@
+"""Ollama's `/api/generate` and `/api/chat`: from their bodies to a GenerationRequest, from its events to their lines.
+
+The order of decisions and the texts of errors are Ollama's. Known differences: a wrong option type is 400 and not 500,
+a request's template is refused, a prompt that is too long is refused with both numbers instead of being cut, and no
+option reloads the model: a larger `num_ctx` gets the declared context, and X-Paddock-Context-Length says so.
+`keep_alive` counts for the request that brings it; one without it means the configured time.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+
+from paddock_runner.api import body as bodies
+from paddock_runner.api.context import arrival_of, refusal, runner_of
+from paddock_runner.api.errors import ApiError, error_body, unsupported
+from paddock_runner.api.ollama_answer import Answer, Kind, encoded, one_reply, stamp, stream
+from paddock_runner.api.ollama_schema import ChatBody, GenerateBody, OllamaMessage
+from paddock_runner.api.prompting import Prompt, chat_prompt
+from paddock_runner.api.runner import Runner
+from paddock_runner.api.streaming import GeneratedReply
+from paddock_runner.core.chat import Message
+from paddock_runner.core.durations import parse_keep_alive
+from paddock_runner.core.generation import GenerationRequest, Segment
+from paddock_runner.core.options import OptionError, Options, integer, merge, parse_options, stops, to_sampling
+from paddock_runner.core.public_names import tagged
+from paddock_runner.logs import request_id
+
+MIN_CONTEXT = 4
+ROLES = ("system", "user", "assistant")
+_THINK_WORDS = ("high", "medium", "low", "max")
+
+
+async def generate(request: Request) -> Response:
+    """POST /api/generate."""
+    runner, body = runner_of(request), await bodies.read(request, GenerateBody)
+    keep_alive = _check(runner, body, 404, f"model '{body.model[:200]}' not found")
+    if not body.prompt and keep_alive == 0:
+        return _unload(runner, body.model, "generate")
+    _refuse_generate(body)
+    options = _options(runner, body)
+    runner.set_keep_alive(keep_alive)
+    if not body.prompt:
+        return await _load(runner, body.model, "generate")
+    return _answer(request, body, "generate", options, await _generate_prompt(runner, body))
+
+
+async def chat(request: Request) -> Response:
+    """POST /api/chat."""
+    runner, body = runner_of(request), await bodies.read(request, ChatBody)
+    keep_alive = _check(runner, body, 400, "model is required")
+    if not body.messages and keep_alive == 0:
+        return _unload(runner, body.model, "chat")
+    if body.tools:
+        raise _lacks(body.model, "tools")
+    messages = [_message(body.model, index, message) for index, message in enumerate(body.messages)]
+    options = _options(runner, body)
+    runner.set_keep_alive(keep_alive)
+    if not messages:
+        return await _load(runner, body.model, "chat")
+    return _answer(request, body, "chat", options, await chat_prompt(runner, messages))
+
+
+def _check(runner: Runner, body: GenerateBody | ChatBody, missing: int, missing_text: str) -> float | None:
+    """The checks that come first on both routes; returns the keep-alive in seconds."""
+    if not 0 <= body.top_logprobs <= 20:
+        raise ApiError(400, "top_logprobs must be between 0 and 20", param="top_logprobs")
+    if not body.model:
+        raise ApiError(missing, missing_text, reason="not_found", param="model")
+    if not runner.serves(body.model):
+        raise ApiError(404, f"model '{body.model[:200]}' not found", reason="not_found", param="model")
+    _check_think(body)
+    if body.format not in (None, ""):
+        raise unsupported("format")
+    try:
+        return parse_keep_alive(body.keep_alive)
+    except ValueError as error:
+        raise ApiError(400, str(error), param="keep_alive") from None
+
+
+def _check_think(body: GenerateBody | ChatBody) -> None:
+    think = body.think
+    if think is None or think is False or think == "":
+        return
+    if think is True or think in _THINK_WORDS:
+        raise ApiError(400, f'"{body.model[:200]}" does not support thinking', reason="unsupported", param="think")
+    if isinstance(think, str):
+        text = f'invalid think value: "{think[:64]}" (must be "high", "medium", "low", "max", true, or false)'
+        raise ApiError(400, text, param="think")
+    raise ApiError(
+        400, 'think must be a boolean or string ("high", "medium", "low", "max", true, or false)', param="think"
+    )
+
+
+def _refuse_generate(body: GenerateBody) -> None:
+    if body.raw and (body.template or body.system or body.context):
+        raise ApiError(400, "raw mode does not support template, system, or context", param="raw")
+    if body.template:
+        text = "template: a request may not bring a template of its own; set spec.template of the Model"
+        raise unsupported("template", text)
+    if body.suffix:
+        raise _lacks(body.model, "insert")
+    if body.images:
+        raise _lacks(body.model, "vision")
+
+
+def _lacks(model: str, ability: str) -> ApiError:
+    full = f"registry.ollama.ai/library/{tagged(model[:200])}" if "/" not in model else tagged(model[:200])
+    return ApiError(400, f"{full} does not support {ability}", reason="unsupported", param=ability)
+
+
+def _message(model: str, index: int, message: OllamaMessage) -> Message:
+    if message.images:
+        raise _lacks(model, "vision")
+    if message.tool_calls or message.role == "tool":
+        raise _lacks(model, "tools")
+    if message.role not in ROLES:
+        text = f"messages.{index}.role: must be one of {', '.join(ROLES)}"
+        raise ApiError(400, text, param=f"messages.{index}.role")
+    return Message(message.role, message.content)
+
+
+def _options(runner: Runner, body: GenerateBody | ChatBody) -> Options:
+    try:
+        own = parse_options(body.options)
+    except OptionError as error:
+        raise ApiError(400, str(error), param=f"options.{error.field}") from None
+    defaults = merge(runner.config.options, runner.facts.options)
+    # The model's own num_ctx is a load-time number that the serve configuration already settles.
+    defaults.pop("num_ctx", None)
+    return merge(own, defaults)
+
+
+async def _generate_prompt(runner: Runner, body: GenerateBody) -> Prompt:
+    if body.raw:
+        return Prompt((Segment(text=body.prompt, special=True),))
+    past = (Segment(tokens=tuple(body.context)),) if body.context else ()
+    prompt = await chat_prompt(
+        runner, [Message("user", body.prompt)], system=body.system or None, with_preset=not body.context
+    )
+    return Prompt((*past, *prompt.segments), add_bos=prompt.add_bos and not past)
+
+
+def _answer(
+    request: Request, body: GenerateBody | ChatBody, kind: Kind, options: Options, prompt: Prompt
+) -> GeneratedReply:
+    runner, arrived = runner_of(request), arrival_of(request)
+    asked, declared = integer(options, "num_ctx", 0), runner.config.record.context_length
+    generation = GenerationRequest(
+        request_id=request_id.get(),
+        prompt=prompt.segments,
+        max_tokens=max(-1, integer(options, "num_predict", -1)),
+        sampling=to_sampling(options),
+        stop=stops(options),
+        logprobs=body.top_logprobs if body.logprobs else None,
+        context_limit=max(MIN_CONTEXT, asked) if 0 < asked < declared else 0,
+        add_bos=prompt.add_bos,
+    )
+    raw = isinstance(body, GenerateBody) and body.raw
+    answer = Answer(body.model, kind, arrived, runner.now, with_context=kind == "generate" and not raw)
+    events = runner.generate(generation, "chat" if kind == "chat" else "text_completion", arrived)
+    return GeneratedReply(
+        stream(answer, events) if body.stream else one_reply(answer, events),
+        media_type="application/x-ndjson" if body.stream else "application/json; charset=utf-8",
+        refuse=lambda error: refusal(request, error),
+        late=lambda error: encoded(error_body("ollama", error)) + b"\n",
+        headers={"X-Paddock-Context-Length": str(declared)} if asked > declared else None,
+    )
+
+
+def _unload(runner: Runner, model: str, kind: Kind) -> Response:
+    runner.unload_soon()
+    return _done(model, kind, "unload")
+
+
+async def _load(runner: Runner, model: str, kind: Kind) -> Response:
+    await runner.load()
+    return _done(model, kind, "load")
+
+
+def _done(model: str, kind: Kind, reason: str) -> Response:
+    empty: dict[str, Any] = (
+        {"response": ""} if kind == "generate" else {"message": {"role": "assistant", "content": ""}}
+    )
+    return JSONResponse({"model": model, "created_at": stamp(), **empty, "done": True, "done_reason": reason})
