@@ -122,6 +122,6 @@ class BlobWriter:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         # A full disk is helped by giving the space back, and a partial file there would only fail again.
-        if not self._keep or isinstance(error, NoSpaceError):
+        if not self._keep or not self.written or isinstance(error, NoSpaceError):
             self.path.unlink(missing_ok=True)
         os.close(self._handle)

@@ -1,0 +1,112 @@
+"""`paddock-runner store`: create, list, show, rm and cp on a model folder, with JSON on stdout.
+
+Called by `paddock_runner.__main__`, which the `paddock` command starts as a child. Output and failures are described in
+docs/reference/contracts.md.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from paddock_runner.core.modelfile import MAX_MODELFILE_BYTES, ModelfileError, parse_modelfile
+from paddock_runner.core.names import PIN_HOST, InvalidNameError, ModelName
+from paddock_runner.store.create import create
+from paddock_runner.store.errors import StoreError
+from paddock_runner.store.show import show, tags
+from paddock_runner.store.store import Store
+
+EXIT_FAILED = 1
+
+
+def main(argv: Sequence[str]) -> int:
+    """Run the command; returns 0, or 1 after printing `{"error","reason"}`."""
+    arguments = _parser().parse_args(argv)
+    try:
+        arguments.run(Store(arguments.models), arguments)
+    except StoreError as error:
+        return _fail(str(error), error.reason)
+    except InvalidNameError as error:
+        return _fail(str(error), "InvalidName")
+    except ModelfileError as error:
+        return _fail(str(error), "InvalidModelfile")
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="paddock-runner store", description="Work on a model folder.")
+    parser.add_argument("--models", type=Path, required=True, metavar="DIR", help="the model folder")
+    verbs = parser.add_subparsers(required=True, metavar="create|list|show|rm|cp")
+    making = verbs.add_parser("create", help="make a model from a Modelfile")
+    making.add_argument("name")
+    making.add_argument("-f", "--file", type=Path, required=True, metavar="MODELFILE")
+    making.set_defaults(run=_create)
+    verbs.add_parser("list", help="all models").set_defaults(run=_list)
+    showing = verbs.add_parser("show", help="one model")
+    showing.add_argument("name")
+    showing.set_defaults(run=_show)
+    removing = verbs.add_parser("rm", help="remove names")
+    removing.add_argument("names", nargs="+")
+    removing.set_defaults(run=_remove)
+    copying = verbs.add_parser("cp", help="give a model a second name")
+    copying.add_argument("source")
+    copying.add_argument("target")
+    copying.set_defaults(run=_copy)
+    return parser
+
+
+def _print(value: Mapping[str, Any]) -> None:
+    sys.stdout.write(json.dumps(value, ensure_ascii=False) + "\n")
+    sys.stdout.flush()
+
+
+def _fail(message: str, reason: str) -> int:
+    _print({"error": message, "reason": reason})
+    return EXIT_FAILED
+
+
+def _name(text: str) -> ModelName:
+    name = ModelName.parse(text)
+    if name.host.lower() == PIN_HOST:
+        raise InvalidNameError(f"model name: the host {PIN_HOST} is reserved")
+    return name
+
+
+def _create(store: Store, arguments: argparse.Namespace) -> None:
+    name = _name(arguments.name)
+    try:
+        with arguments.file.open("rb") as stream:
+            data = stream.read(MAX_MODELFILE_BYTES + 1)
+    except OSError as error:
+        raise ModelfileError(0, f"cannot read {arguments.file}: {error.strerror}") from None
+    modelfile = parse_modelfile(data)
+    for warning in modelfile.warnings:
+        _print({"status": f"warning: {warning}"})
+    store.sweep()
+    create(store, name, modelfile, arguments.file.resolve().parent, _print)
+    _print({"status": "success"})
+
+
+def _list(store: Store, arguments: argparse.Namespace) -> None:
+    _print(tags(store))
+
+
+def _show(store: Store, arguments: argparse.Namespace) -> None:
+    _print(show(store, _name(arguments.name)))
+
+
+def _remove(store: Store, arguments: argparse.Namespace) -> None:
+    names = [_name(text) for text in arguments.names]
+    for name in names:
+        store.delete(name)
+    _print({"deleted": [str(name) for name in names]})
+
+
+def _copy(store: Store, arguments: argparse.Namespace) -> None:
+    source, target = _name(arguments.source), _name(arguments.target)
+    store.copy(source, target)
+    _print({"copied": [str(source), str(target)]})

@@ -1,0 +1,37 @@
+"""What a source can fail with beyond the store's own errors. Raised by `sources`, reported by `commands.pull`."""
+
+from __future__ import annotations
+
+from paddock_runner.store.errors import StoreError
+
+
+class SourceUnsupportedError(StoreError):
+    """The kind of source, or a value of it, is not supported."""
+
+    reason = "SourceUnsupported"
+
+
+class ForbiddenAddressError(StoreError):
+    """The host resolves to an address that a puller must not reach."""
+
+    reason = "ForbiddenAddress"
+
+
+class InsecureSourceError(StoreError):
+    """Plain HTTP, or a redirect to it, for a host that is not listed as allowed."""
+
+    reason = "InsecureSource"
+
+
+class UnauthorizedError(StoreError):
+    reason = "Unauthorized"
+
+
+class NetworkError(StoreError):
+    """The transfer failed; `retryable` unless the server said that trying again is useless."""
+
+    reason = "NetworkError"
+
+    def __init__(self, message: str, retryable: bool = True) -> None:
+        super().__init__(message)
+        self.retryable = retryable

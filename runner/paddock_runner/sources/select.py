@@ -1,0 +1,39 @@
+"""Which source serves `Model.spec.source`: one table for what exists and one for what does not yet.
+
+Called by `commands.pull`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+from paddock_runner.sources.base import Source
+from paddock_runner.sources.errors import SourceUnsupportedError
+from paddock_runner.sources.http import HttpSource
+from paddock_runner.sources.ollama import OllamaSource
+
+_SOURCES: dict[str, Callable[[Mapping[str, object]], Source]] = {
+    "ollama": OllamaSource.parse,
+    "http": HttpSource.parse,
+}
+
+_UNSUPPORTED = {
+    "huggingFace": "pulling from Hugging Face is not supported yet; use http with the file's URL and sha256",
+    "oci": "pulling OCI artifacts is not supported yet; seed the cache with paddock create and use ollama",
+    "claim": "a claim needs a cluster; on one machine use paddock create with FROM and the file's path",
+    "model": "a source of another Model is resolved by the planner, there is nothing to pull",
+}
+
+
+def source_for(spec: object) -> Source:
+    """The source of a `Model.spec.source` object. Raises SourceUnsupportedError that says what to do instead."""
+    if not isinstance(spec, dict) or len(spec) != 1:
+        raise SourceUnsupportedError(
+            "source must be an object with exactly one of: ollama, huggingFace, oci, http, claim, model"
+        )
+    kind, value = next(iter(spec.items()))
+    if kind not in _SOURCES:
+        raise SourceUnsupportedError(f"source.{kind}: {_UNSUPPORTED.get(kind, 'there is no such source')}")
+    if not isinstance(value, dict):
+        raise SourceUnsupportedError(f"source.{kind} must be an object")
+    return _SOURCES[kind](value)
