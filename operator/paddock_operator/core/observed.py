@@ -14,6 +14,7 @@ from paddock_operator.core.resources import Endpoint, KeyRecord, Model
 
 PullState = Literal["none", "running", "succeeded", "failed"]
 RunnerState = Literal["none", "starting", "loading", "ready", "unloaded", "crashed", "stopped"]
+Platform = Literal["local", "cluster"]
 GatewayState = Literal["none", "starting", "ready", "crashed", "stopped"]
 
 
@@ -89,6 +90,7 @@ class ModelObserved:
     models_dir: str
     now: str
     memory_available: int = 0
+    platform: Platform = "local"
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,3 +122,4 @@ class EndpointObserved:
     backend_credential: str
     listen_url: str
     now: str
+    platform: Platform = "local"

@@ -1,0 +1,189 @@
+"""The conditions of a Model, decided from its pin and its service.
+
+Called by `plan_model`. Ready mirrors the first thing that is missing; Reconciling is present only for a change of
+generation or digest, Stalled only for what an edit must cure; both are absent otherwise, as kstatus wants it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from paddock_operator.core.conditions import (
+    MODEL_PROGRESS,
+    PULL_REASONS,
+    Condition,
+    Truth,
+    condition,
+    find,
+    pull_reason,
+)
+from paddock_operator.core.observed import ModelObserved
+from paddock_operator.core.plan_pin import Pin
+from paddock_operator.core.plan_serve import RUNS, Service
+from paddock_operator.core.quantity import quantity, size_text
+
+Verdict = tuple[Truth, str, str]
+
+
+def model_conditions(o: ModelObserved, pin: Pin, service: Service, memory: Mapping[str, Any]) -> list[Condition]:
+    """All conditions in the order of the status, without transition times."""
+    ready = _ready(o, pin, service)
+    verdicts: list[tuple[str, Verdict | None]] = [
+        ("Ready", ready),
+        ("Available", _available(o)),
+        ("Resolved", _resolved(o, pin)),
+        ("Cached", _cached(o, pin)),
+        ("Fits", _fits(o, memory)),
+        ("Reconciling", _reconciling(o, pin, service, ready)),
+        ("Stalled", _stalled(o, pin, service)),
+    ]
+    return [condition(kind, *verdict, o.model.generation) for kind, verdict in verdicts if verdict]
+
+
+def _ready(o: ModelObserved, pin: Pin, service: Service) -> Verdict:
+    if o.model.spec.suspend:
+        return "False", "Suspended", "spec.suspend is true: no pull and no runner; set it to false"
+    blocked = _blocked(o, pin)
+    if blocked and not _proven_by_runner(o, pin):
+        return blocked
+    if service.rolled_back:
+        served = _short(service.digest)
+        return (
+            "False",
+            "RolledBack",
+            f"{_short(pin.target)} cannot load; {served}, the last good digest, serves instead",
+        )
+    if service.wanted == 0:
+        return "True", "Idle", f"{_short(pin.target)} is verified and proven; zero runners are wanted"
+    return _running(o, pin, service)
+
+
+def _blocked(o: ModelObserved, pin: Pin) -> Verdict | None:
+    """What keeps the bytes from being there, or None."""
+    if pin.verified:
+        return None
+    if pin.failed:
+        return "False", pull_reason(pin.pull.reason), _attempts(pin, pin.pull.message or "the pull failed")
+    if pin.target is None:
+        return "False", "Resolving", "the puller resolves spec.source"
+    known = any(entry["digest"] == pin.target for entry in o.status.get("history") or ())
+    return "False", "Verifying" if known else "Pulling", _progress(pin)
+
+
+def _proven_by_runner(o: ModelObserved, pin: Pin) -> bool:
+    """A runner verifies the bytes itself before it loads them: a running one proves that they are there."""
+    return (
+        pin.target is not None
+        and o.runner.state in RUNS
+        and o.runner.digest.removeprefix("sha256:") == pin.target.removeprefix("sha256:")
+    )
+
+
+def _attempts(pin: Pin, message: str) -> str:
+    return f"{message} (attempt {pin.pull.attempts})" if pin.pull.attempts > 1 else message
+
+
+def _progress(pin: Pin) -> str:
+    if not pin.pull.total:
+        return f"the bytes of {_short(pin.target)} are being checked"
+    done, total = size_text(pin.pull.completed), size_text(pin.pull.total)
+    return f"{done} of {total} are there ({percent(pin.pull.completed, pin.pull.total)} %)"
+
+
+def percent(completed: int, total: int) -> int:
+    """Whole percent, 0 to 100."""
+    return min(100 * completed // total, 100) if total > 0 else 0
+
+
+def _running(o: ModelObserved, pin: Pin, service: Service) -> Verdict:
+    target = _short(pin.target)
+    if service.in_force:
+        slots, context = service.engine["slots"], service.engine["contextLength"]
+        return "True", "Serving", f"{target} serves {slots} sequences with {context} tokens of context"
+    if o.runner.state == "crashed":
+        reason = "CrashLooping" if service.crash_looping else "Crashed"
+        said = o.runner.message or "no message"
+        return "False", reason, f"the runner of {target} ended ({o.runner.restarts} restarts): {said}"
+    if o.runner.state == "loading":
+        return "False", "Loading", f"the engine loads {target} and tests itself"
+    if o.runner.state in RUNS:
+        return "False", "Configuring", f"the runner of {target} takes up its new configuration"
+    return "False", "Starting", f"the runner of {target} starts"
+
+
+def _available(o: ModelObserved) -> Verdict:
+    if o.runner.state in RUNS:
+        return "True", "RunnerReady", f"a runner is ready with {_short(o.runner.digest)}"
+    if o.runner.state in ("none", "stopped"):
+        return "False", "NoRunner", "no runner exists"
+    return "False", "RunnerNotReady", f"the runner is {o.runner.state}"
+
+
+def _resolved(o: ModelObserved, pin: Pin) -> Verdict:
+    if o.model.spec.source.pinned_digest:
+        return "True", "DigestInSpec", f"spec.source pins {_short(pin.target)}"
+    if pin.target is not None:
+        again = f"; the last attempt to resolve it again failed: {pin.pull.message}" if pin.failed else ""
+        return "True", "Pinned", f"{pin.resolved.get('name', 'the source')} is pinned to {_short(pin.target)}{again}"
+    if o.model.spec.suspend:
+        return "Unknown", "Suspended", "spec.suspend is true and the source was not resolved before"
+    if pin.failed:
+        return "False", pull_reason(pin.pull.reason), _attempts(pin, pin.pull.message or "the pull failed")
+    return "Unknown", "Resolving", "the puller resolves spec.source"
+
+
+def _cached(o: ModelObserved, pin: Pin) -> Verdict:
+    if pin.verified or _proven_by_runner(o, pin):
+        return "True", "Verified", f"all bytes of {_short(pin.target)} are in the cache and have their digests"
+    if o.model.spec.suspend:
+        return "Unknown", "Suspended", "spec.suspend is true: the bytes are not checked"
+    status, reason, message = _blocked(o, pin) or ("Unknown", "Resolving", "the puller resolves spec.source")
+    return status if pin.failed else "Unknown", reason, message
+
+
+def _fits(o: ModelObserved, memory: Mapping[str, Any]) -> Verdict:
+    needed, limit, source = memory.get("total", 0), *_limit(o)
+    if not needed or not limit:
+        return "Unknown", "Unknown", "the memory of the model or of the machine is not known"
+    fits = needed <= limit
+    words = f"{size_text(needed)} are estimated, {size_text(limit)} are {source}"
+    advice = "" if fits else "; lower spec.serving.contextLength or slots, or choose a smaller quantization"
+    return "True" if fits else "False", "Fits" if fits else "ExceedsMemory", words + advice
+
+
+def _limit(o: ModelObserved) -> tuple[int, str]:
+    wanted = o.model.spec.resources.memory if o.model.spec.resources else None
+    if wanted in (None, "Auto"):
+        return o.memory_available, "on this machine"
+    return int(quantity(wanted or 0)), "granted by spec.resources.memory"
+
+
+def _reconciling(o: ModelObserved, pin: Pin, service: Service, ready: Verdict) -> Verdict | None:
+    """Present while a change of generation or digest is under way, never for a restart or for scaling."""
+    if ready[0] == "True" or o.model.spec.suspend or _stalled(o, pin, service):
+        return None
+    changing = not service.proven or o.status.get("observedGeneration") != o.model.generation
+    still = find(o.status, "Reconciling").get("status") == "True"
+    under_way = changing or still
+    return ("True", ready[1], ready[2]) if under_way and ready[1] in _UNDER_WAY else None
+
+
+_UNDER_WAY = MODEL_PROGRESS | PULL_REASONS | {"Crashed"}
+
+
+def _stalled(o: ModelObserved, pin: Pin, service: Service) -> Verdict | None:
+    if o.model.spec.suspend:
+        return None
+    if pin.failed and not pin.pull.retryable and not _proven_by_runner(o, pin):
+        return "True", pull_reason(pin.pull.reason), pin.pull.message or "the pull failed"
+    if service.rolled_back:
+        return "True", "RolledBack", f"{_short(pin.target)} crashed while loading; edit spec or choose another digest"
+    if service.crash_looping and not service.proven and service.config is not None:
+        message = o.runner.message or "the runner ended while loading"
+        return "True", "CrashLooping", f"{_short(pin.target)} never loaded with these settings: {message}"
+    return None
+
+
+def _short(digest: str | None) -> str:
+    return (digest or "nothing").removeprefix("sha256:")[:12]
