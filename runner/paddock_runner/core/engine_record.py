@@ -31,8 +31,8 @@ class EngineRecordError(ValueError):
 class EngineRecord:
     """`cells` is the size of the unified KV cache in tokens, `sequences` llama.cpp's n_seq_max.
 
-    `batch` is the most tokens of one step; `context_length` is the most tokens of one sequence; `threads` 0 means "what the CPU quota allows"; `gpu_layers` < 0
-    means all.
+    `batch` is the most tokens of one step, `context_length` of one sequence; `threads` 0 means "what the CPU quota
+    allows"; `gpu_layers` < 0 means all.
     """
 
     context_length: int

@@ -1,7 +1,7 @@
 """The one internal generation type: what every API dialect asks for and what the engine answers.
 
-Dialect adapters (`api/`) build a `GenerationRequest`; the engine client turns it into `submit` frames and yields `Event`s.
-Pure data: no I/O, no clock. Token ids are ints of the model's vocabulary; durations are seconds.
+Dialect adapters (`api/`) build a `GenerationRequest`; the engine client turns it into `submit` frames and yields
+`Event`s. Pure data: no I/O, no clock. Token ids are ints of the model's vocabulary; durations are seconds.
 """
 
 from __future__ import annotations

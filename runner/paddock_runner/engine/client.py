@@ -1,7 +1,8 @@
 """The HTTP front's handle on its engine: the requests that run in one child. Called by `api` and `commands.serve`.
 
 asyncio, one event loop. `EngineClient` turns frames into `core.generation` events and back, bounds the queue, holds
-sequences of slow readers, and unloads an idle engine; `engine.supervisor` keeps the child alive. Nothing here imports llama.cpp.
+sequences of slow readers, and unloads an idle engine; `engine.supervisor` keeps the child alive.
+Nothing here imports llama.cpp.
 """
 
 from __future__ import annotations
@@ -9,7 +10,6 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 import itertools
-import resource
 from collections.abc import AsyncIterator
 from contextlib import suppress
 from pathlib import Path
@@ -28,6 +28,7 @@ from paddock_runner.core.generation import (
     QueueFullError,
 )
 from paddock_runner.engine.failures import from_wire
+from paddock_runner.engine.procfs import resident_bytes
 from paddock_runner.engine.protocol import Cancel, Failed, Hold, Ready, Release, SequenceEvent, Submit, Tokens
 from paddock_runner.engine.streams import Flow, Stream
 from paddock_runner.engine.supervisor import EngineState, EngineSupervisor, EngineTimings
@@ -124,7 +125,7 @@ class EngineClient:
         return await self._supervisor.wait_vocab()
 
     async def load(self) -> Ready:
-        """Have the weights loaded (also after `unload`); returns when the self-test passed. Raises EngineFailedError."""
+        """Have the weights loaded (also after `unload`); returns after the self-test. Raises EngineFailedError."""
         self._check_open()
         self._supervisor.start()
         return await self._supervisor.wait_ready()
@@ -262,12 +263,3 @@ class EngineClient:
     def _on_idle_timer(self) -> None:
         if self.state == "ready" and not self._streams:
             self._unloading = asyncio.create_task(self._supervisor.unload())
-
-
-def resident_bytes(pid: int) -> int:
-    """Resident memory of process `pid`, 0 when it is gone."""
-    try:
-        pages = int(Path(f"/proc/{pid}/statm").read_text().split()[1])
-    except (OSError, IndexError, ValueError):
-        return 0
-    return pages * resource.getpagesize()

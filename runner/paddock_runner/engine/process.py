@@ -147,7 +147,8 @@ def parse_log_line(line: str) -> tuple[int, str]:
 
 
 def _command(fd: int, model_path: Path) -> list[str]:
-    options = ["--fd", str(fd), "--model", str(model_path), "--parent", str(os.getpid())]
+    level = logging.getLevelName(logger.getEffectiveLevel()).lower()
+    options = ["--fd", str(fd), "--model", str(model_path), "--parent", str(os.getpid()), "--log-level", level]
     return [sys.executable, "-P", "-m", "paddock_runner.engine.child", *options]
 
 

@@ -28,7 +28,7 @@ _MAX_WAITING_IN_ENGINE = 4096
 
 @dataclass(frozen=True, slots=True)
 class EngineTimings:
-    """Seconds. `stall` is how long a busy engine may be silent (a step takes at most 0.2), `load_stall` a loading one."""
+    """Seconds. `stall` is how long a busy engine may be silent (a step takes ≤ 0.2), `load_stall` a loading one."""
 
     backoff_first: float = 0.2
     backoff_most: float = 30.0

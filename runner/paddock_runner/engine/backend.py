@@ -1,0 +1,86 @@
+"""What the engine loop needs from whatever runs the model: the `Backend` protocol and the errors it may raise.
+
+`engine.llama` is the real one, `engine.fake` a model of hashes that shows every mistake in bookkeeping; the same
+contract tests hold both. Called by `engine.loop` and `engine.startup`. Only `tokenize` and `is_control` may be called
+from another thread.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from paddock_runner.core.engine_facts import MemoryNumbers, VocabFacts
+from paddock_runner.core.engine_record import EngineRecord
+from paddock_runner.core.generation import Sampling, TokenLogprob
+from paddock_runner.core.scheduler import Chunk
+
+
+class BackendError(Exception):
+    """The model does not load, or a decode failed in a way after which the cache cannot be trusted: end the process."""
+
+
+class NoCellsError(Exception):
+    """A decode found no room in the KV cache; the cache is as it was before."""
+
+
+class NonFiniteLogitsError(Exception):
+    """The model's output for one sequence is not a number. The others are not affected."""
+
+
+@dataclass(frozen=True, slots=True)
+class Loaded:
+    """`cells` and `batch` are what became of the record's numbers."""
+
+    memory: MemoryNumbers
+    threads: int
+    flash_attention: bool
+    cells: int
+    batch: int
+
+
+class Sampler(Protocol):
+    """Sampling state of one sequence. Made by `Backend.open_sampler`, given back by `close`."""
+
+    def close(self) -> None: ...
+
+
+class Backend(Protocol):
+    """A model with its vocabulary from the start, its weights after `load`."""
+
+    @property
+    def vocab(self) -> VocabFacts: ...
+
+    def load(self, record: EngineRecord, progress: Callable[[float], None]) -> Loaded:
+        """Load the weights and make the KV cache. Raises BackendError."""
+
+    def tokenize(self, text: str, special: bool) -> list[int]:
+        """Ids of `text` without BOS; control tokens written out in it count as such only if `special`. Thread-safe."""
+
+    def is_control(self, token: int) -> bool:
+        """A token of the prompt format that no ordinary text gives."""
+
+    def is_end(self, token: int) -> bool:
+        """The token ends the generation."""
+
+    def piece(self, token: int) -> bytes:
+        """The token's bytes; none for control tokens."""
+
+    def decode(self, chunks: Sequence[Chunk]) -> None:
+        """Run one batch. Raises NoCellsError, BackendError."""
+
+    def open_sampler(self, sampling: Sampling, tokens: Sequence[int]) -> Sampler:
+        """A sampler for a normal `sampling` (see `core.engine_sampling`) that has seen `tokens`."""
+
+    def sample(self, row: int, sampler: Sampler) -> int:
+        """Draw from the `row`-th output of the last decode and remember it. Raises NonFiniteLogitsError."""
+
+    def logprob(self, row: int, token: int, top: int) -> TokenLogprob:
+        """Exact log-probability of `token` and of the `top` best, before any sampler."""
+
+    def remove(self, slot: int) -> None:
+        """Drop all cells of a sequence id."""
+
+    def close(self) -> None:
+        """Free everything."""

@@ -1,0 +1,78 @@
+"""From a vocabulary to a serving loop: hello, load, self-test, ready. Called by `engine.child`; any `Backend`."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import time
+
+from paddock_runner.core.generation import Sampling
+from paddock_runner.core.scheduler import Chunk, Sequence
+from paddock_runner.engine.backend import Backend, BackendError, NoCellsError, NonFiniteLogitsError, Sampler
+from paddock_runner.engine.link import FrameLink, LinkClosedError
+from paddock_runner.engine.loop import EngineLoop
+from paddock_runner.engine.procfs import resident_bytes
+from paddock_runner.engine.protocol import PROTOCOL_VERSION, Hello, Load, Progress, Ready, Shutdown
+
+_PROGRESS_STEP = 0.05
+_TEST_TOKENS = 4
+
+
+def serve(backend: Backend, link: FrameLink) -> None:
+    """Until the front says Shutdown. Raises LinkClosedError when it is gone, BackendError when the process must end."""
+    link.send(Hello(PROTOCOL_VERSION, backend.vocab))
+    load = link.receive_one()
+    if isinstance(load, Shutdown):
+        return
+    if not isinstance(load, Load):
+        raise LinkClosedError(f"the front sent {type(load).__name__} before Load")
+    began = time.monotonic()
+    loaded = backend.load(load.record, _Reporter(link))
+    first_ms = self_test(backend)
+    memory = dataclasses.replace(loaded.memory, resident=resident_bytes(os.getpid()))
+    seconds = time.monotonic() - began
+    link.send(Ready(memory, seconds, loaded.threads, loaded.flash_attention, loaded.cells))
+    EngineLoop(backend, link, load, loaded, first_ms=first_ms).run()
+
+
+def self_test(backend: Backend) -> float:
+    """Decode a few tokens one by one. Returns the milliseconds of one, without the first, which pages the weights in.
+
+    Raises BackendError when it fails or the model's output is not a number.
+    """
+    token = max(backend.vocab.bos, 0)
+    sequence = Sequence(0, [token] * _TEST_TOKENS, _TEST_TOKENS + 1)
+    sequence.slot = 0
+    sampler = backend.open_sampler(Sampling(temperature=0.0), ())
+    slowest = 0.0
+    for position in range(_TEST_TOKENS):
+        began = time.monotonic()
+        _decode_finite(backend, sequence, position, sampler)
+        if position > 0:
+            slowest = max(slowest, (time.monotonic() - began) * 1000)
+    sampler.close()
+    backend.remove(0)
+    return slowest
+
+
+def _decode_finite(backend: Backend, sequence: Sequence, position: int, sampler: Sampler) -> None:
+    try:
+        backend.decode([Chunk(sequence, position, sequence.tokens[position : position + 1], True)])
+        backend.sample(0, sampler)
+    except NonFiniteLogitsError as error:
+        raise BackendError("self-test: the model's output is not a number; the file is damaged") from error
+    except NoCellsError as error:
+        raise BackendError("self-test: the KV cache has no room for four tokens") from error
+
+
+class _Reporter:
+    """Progress frames, a few of them only."""
+
+    def __init__(self, link: FrameLink) -> None:
+        self._link = link
+        self._next = 0.0
+
+    def __call__(self, fraction: float) -> None:
+        if fraction >= self._next:
+            self._next = fraction + _PROGRESS_STEP
+            self._link.send(Progress(fraction))
