@@ -1,7 +1,7 @@
 """Which Models an Endpoint serves, and which public name leads to which.
 
-Called by `plan_endpoint`. Names compare as clients mean them: without case, `x` equals `x:latest`. When two Models claim
-one name, the older Model keeps it (then the name in the alphabet), so that every reader of the same objects agrees.
+Called by `plan_endpoint`. Names compare as clients mean them: without case, `x` equals `x:latest`. When two Models
+claim one name, the older Model keeps it (then the name in the alphabet), so that every reader of the same objects agrees.
 """
 
 from __future__ import annotations
@@ -62,7 +62,7 @@ def _age(name: str, models: Mapping[str, ModelSnapshot]) -> tuple[bool, str, str
 
 
 def _grant(entry: EndpointModel, owners: dict[str, str], conflicts: list[Conflict]) -> tuple[str, ...]:
-    names = []
+    names: list[str] = []
     for name in dict.fromkeys((entry.name, *entry.aliases)):
         owner = owners.setdefault(normal(name), entry.name)
         if owner != entry.name:

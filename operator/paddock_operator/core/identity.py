@@ -41,6 +41,11 @@ def source_hash(source: Source) -> str:
     return short_hash(to_wire(source))
 
 
+def selector(ref: Ref) -> str:
+    """The label selector of everything that runs for an object: one label, for ever."""
+    return f"paddock.dev/child={child_name(ref)}"
+
+
 def child_name(ref: Ref, suffix: str = "") -> str:
     """A name for the children of an object: slug, short hash of its identity, optional suffix.
 

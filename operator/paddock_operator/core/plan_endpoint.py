@@ -13,7 +13,7 @@ from paddock_operator.core.clock import duration_seconds, unix_seconds
 from paddock_operator.core.conditions import Condition, Truth, changes, condition, find, merge
 from paddock_operator.core.endpoint_routes import Conflict, Route, routes
 from paddock_operator.core.endpoint_spec import EndpointSpec, Limits
-from paddock_operator.core.identity import child_name, config_hash
+from paddock_operator.core.identity import config_hash, selector
 from paddock_operator.core.local_fields import ignored_fields
 from paddock_operator.core.observed import EndpointObserved, ModelSnapshot
 from paddock_operator.core.plan_types import EndpointPlan
@@ -22,7 +22,6 @@ from paddock_operator.core.wire import to_wire
 
 DRAIN_SECONDS = 30
 DEFAULT_APIS = ("ollama", "openai")
-SELECTOR_LABEL = "paddock.dev/child"
 SHOWN_NAMES = 10
 EPOCH = "1970-01-01T00:00:00Z"
 
@@ -43,7 +42,7 @@ def plan_endpoint(o: EndpointObserved) -> EndpointPlan:
         "models": [_model_status(route) for route in found],
         "replicas": int(running),
         "readyReplicas": int(o.gateway.state == "ready"),
-        "selector": f"{SELECTOR_LABEL}={child_name(o.endpoint.ref)}",
+        "selector": selector(o.endpoint.ref),
         "effective": _effective(o, keys),
     }
     kept = {name: value for name, value in status.items() if value not in ("", [], None)}

@@ -11,7 +11,7 @@ from typing import Any
 
 from paddock_operator.core import plan_pin, plan_serve
 from paddock_operator.core.conditions import changes, merge
-from paddock_operator.core.identity import child_name
+from paddock_operator.core.identity import selector
 from paddock_operator.core.local_fields import ignored_fields
 from paddock_operator.core.memory import estimate
 from paddock_operator.core.model_conditions import model_conditions, percent
@@ -21,7 +21,6 @@ from paddock_operator.core.plan_serve import RUNS, Service
 from paddock_operator.core.plan_types import ModelPlan
 from paddock_operator.core.wire import to_wire
 
-SELECTOR_LABEL = "paddock.dev/child"
 MEASURED_STEP = 16 * 1024 * 1024
 """Measured memory is rounded to this, so that a status is not written for every page."""
 
@@ -41,7 +40,7 @@ def plan_model(o: ModelObserved) -> ModelPlan:
         "memory": memory,
         "replicas": 0 if o.runner.state in ("none", "stopped") else 1,
         "readyReplicas": 1 if o.runner.state in RUNS else 0,
-        "selector": f"{SELECTOR_LABEL}={child_name(o.model.ref)}",
+        "selector": selector(o.model.ref),
         "history": list(service.history),
         "quarantine": list(service.quarantine),
         "effective": _effective(o, service),

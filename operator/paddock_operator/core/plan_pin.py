@@ -28,8 +28,8 @@ _WHOLE = {"sourceHash", "pullKey", "digest", "resolvedAt"}
 class Pin:
     """`target` is the digest to serve, None while unknown. `verified`: the current pull found its bytes.
 
-    `resolved` and `details` are sections of the status. `current`: they belong to the source as it is now. While a tracked
-    name is resolved again, the pin that holds counts as verified.
+    `resolved` and `details` are sections of the status. `current`: they belong to the source as it is now. While a
+    tracked name is resolved again, the pin that holds counts as verified.
     """
 
     key: str
@@ -52,7 +52,7 @@ def decide(o: ModelObserved) -> Pin:
     """Make the pin of a Model from its spec, its last status and the pull that was seen."""
     spec, known = o.model.spec, o.status.get("resolved") or {}
     hashed = source_hash(spec.source)
-    held = known if known.get("sourceHash") == hashed and _WHOLE <= set(known) else {}
+    held = known if known.get("sourceHash") == hashed and set(known) >= _WHOLE else {}
     key, due = _key_and_due(spec, hashed, held, o.now)
     pull = _checked(o.pull, spec) if o.pull.source_hash == key else PullObserved()
     result = pull.result if pull.state == "succeeded" else None
