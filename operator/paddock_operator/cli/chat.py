@@ -1,4 +1,4 @@
-"""The conversation of `paddock run NAME`: history, several lines in `\"\"\"`, slash commands, Ctrl-C for the answer only.
+"""The conversation of `paddock run NAME`: history, quoted lines, slash commands, Ctrl-C for the answer only.
 
 Called by `run` when there is no prompt and standard input is a terminal. Nothing of it is written to a file.
 """

@@ -1,4 +1,4 @@
-"""A small client of an Endpoint, on the standard library (importing an HTTP framework would cost more than the request).
+"""A small client of an Endpoint, on the standard library: an HTTP framework would cost more to import than to use.
 
 Called by `run`, `chat` and `server`. Addresses and the key of this run come from the home unless they are given.
 """

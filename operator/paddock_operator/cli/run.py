@@ -51,7 +51,8 @@ def _texts(answer: Iterable[Reply]) -> Iterator[tuple[str, Reply]]:
 def spell(pieces: Iterable[tuple[str, Reply]]) -> Reply:
     """Print pieces as they come; the last reply, which carries the statistics."""
     last: Reply = {}
-    for text, last in pieces:
+    for text, reply in pieces:
+        last = reply
         sys.stdout.write(text)
         sys.stdout.flush()
     sys.stdout.write("\n")

@@ -40,6 +40,7 @@ class Desired:
 class _File:
     stat: tuple[int, ...] = ()
     fingerprint: str = ""
+    absences: int = 0
     objects: dict[Ref, Document] = field(default_factory=dict)
 
 
@@ -78,6 +79,7 @@ class Watcher:
         if self._stdin is not None:
             self._take(self._stdin, problems)
             order.insert(0, self._stdin.source)
+        order += [source for source in self._files if source not in order and not self._gone(source)]
         self._files = {source: self._files[source] for source in order}
         objects = self._merge(problems)
         changed = objects != self._last or list(objects) != list(self._last)
@@ -87,13 +89,24 @@ class Watcher:
     def _refresh(self, path: Path, problems: list[str]) -> None:
         known = self._files.get(str(path))
         now = _signature(path)
+        if known is not None and not now and known.objects:
+            if self._gone(str(path)):
+                self._files[str(path)] = _File()
+            return
         if known is not None and now and now == known.stat and _settled(now):
             return
         self._take(files.read(path), problems)
         self._files[str(path)].stat = now
 
+    def _gone(self, source: str) -> bool:
+        """Absent twice in a row: some editors remove a file for an instant when they save it."""
+        file = self._files[source]
+        file.absences += 1
+        return file.absences > 1
+
     def _take(self, text: files.Text, problems: list[str]) -> None:
         file = self._files.setdefault(text.source, _File())
+        file.absences = 0
         if text.fingerprint == file.fingerprint:
             return
         file.fingerprint = text.fingerprint

@@ -49,9 +49,11 @@ class _Loader(yaml.SafeLoader):
     def construct_mapping(self, node: MappingNode, deep: bool = False) -> dict[Any, Any]:
         seen: set[str] = set()
         for key, _ in node.value:
-            if isinstance(key, ScalarNode) and key.value in seen:
+            if not isinstance(key, ScalarNode):
+                continue
+            if key.value in seen:
                 raise ConstructorError(None, None, f"the key {key.value!r} appears twice", key.start_mark)
-            seen.add(getattr(key, "value", ""))
+            seen.add(key.value)
         return super().construct_mapping(node, deep)
 
 
