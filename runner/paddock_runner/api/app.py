@@ -1,4 +1,4 @@
-"""The runner's HTTP application: routes, the edge before them, errors in each route's dialect. Built by `commands.serve`.
+"""The runner's HTTP application: routes, the edge before them, errors by dialect. Built by `commands.serve`.
 
 The edge is plain ASGI around the whole application: request id, credential, access log. It looks at no body.
 """
@@ -83,7 +83,8 @@ async def _on_http_exception(request: Request, error: Exception) -> Response:
     status = error.status_code if isinstance(error, HTTPException) else 500
     path = request.url.path[:200]
     texts = {404: f"{path}: no such route", 405: f"{path}: method {request.method[:16]} not allowed"}
-    told = ApiError(status, texts.get(status, "the request was refused"), reason="not_found", code="not_found")
+    code = "method_not_allowed" if status == 405 else "not_found"
+    told = ApiError(status, texts.get(status, "the request was refused"), reason="not_found", code=code)
     response = refusal(request, told)
     if isinstance(error, HTTPException):
         response.headers.update(error.headers or {})

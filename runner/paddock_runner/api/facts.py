@@ -1,4 +1,4 @@
-"""What the front knows about the model it serves: sizes, details, the layers of its manifest. Built by `commands.serve`.
+"""What the front knows about the model it serves: sizes, details, its manifest's layers. Built by `commands.serve`.
 
 Parameters of a manifest were written by strangers: an option that is not usable is left out and logged, never fatal.
 """
@@ -6,7 +6,7 @@ Parameters of a manifest were written by strangers: an option that is not usable
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -15,10 +15,15 @@ from paddock_runner.core.options import OptionError, Options, parse_options
 
 log = logging.getLogger(__name__)
 
+ROLES = ("system", "user", "assistant")
+
 
 @dataclass(frozen=True, slots=True)
 class ModelFacts:
-    """`digest` is the manifest's (`sha256:…`), `size` bytes of all layers, `template` the manifest's template layer."""
+    """`digest` is the manifest's (`sha256:…`), `size` bytes of all layers, `template` the manifest's template layer.
+
+    `stored_show` gives the store's own answer to `/api/show`; it reads files, so it waits until somebody asks.
+    """
 
     digest: str
     size: int
@@ -29,15 +34,12 @@ class ModelFacts:
     context_train: int | None
     embedding_length: int | None
     capabilities: tuple[str, ...]
+    stored_show: Callable[[], Mapping[str, Any]]
     chat_template: str | None = None
     template: str | None = None
     system: str | None = None
     options: Options = field(default_factory=dict)
     preset: tuple[Message, ...] = ()
-    license: str = ""
-    modelfile: str = ""
-    metadata: Mapping[str, Any] = field(default_factory=dict)
-    tensors: tuple[Mapping[str, Any], ...] = ()
 
 
 def usable_options(parameters: Mapping[str, Any]) -> Options:
@@ -49,3 +51,8 @@ def usable_options(parameters: Mapping[str, Any]) -> Options:
         except OptionError as error:
             log.warning("parameter of the manifest ignored: %s", error)
     return usable
+
+
+def usable_messages(messages: tuple[Mapping[str, str], ...]) -> tuple[Message, ...]:
+    """The manifest's messages, without those of a role that no chat has."""
+    return tuple(Message(item["role"], item["content"]) for item in messages if item["role"] in ROLES)

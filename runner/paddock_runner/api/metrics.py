@@ -9,7 +9,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Literal
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from prometheus_client import (
+    CollectorRegistry,
+    Counter,
+    Gauge,
+    Histogram,
+    disable_created_metrics,
+    generate_latest,
+)
 
 from paddock_runner.api.errors import REASONS, Reason
 from paddock_runner.core.engine_facts import MemoryNumbers, StepStats
@@ -38,6 +45,9 @@ LOAD = (0.1, 0.5, 1, 5, 15, 30, 60, 120, 300, 600, 1800)
 
 GEN_AI = ("gen_ai_operation_name", "gen_ai_provider_name", "gen_ai_request_model", "gen_ai_response_model")
 PROVIDER = "llama_cpp"
+
+# Half of all series would be times of birth, which nobody here asks for.
+disable_created_metrics()
 
 
 class Metrics:

@@ -5,8 +5,10 @@ Every name of the Model is listed, since clients look for the one they were told
 
 from __future__ import annotations
 
+import asyncio
 import json
 import time
+from collections.abc import Mapping
 from importlib.metadata import version as installed_version
 from typing import Any
 
@@ -23,8 +25,6 @@ from paddock_runner.api.runner import Runner
 from paddock_runner.core.options import Options, merge
 from paddock_runner.core.public_names import tagged
 
-HIDDEN_METADATA = ("general.name", "tokenizer.chat_template")
-MAX_SHOWN_ARRAY = 5
 VERSION = installed_version("paddock-operator")
 
 
@@ -80,29 +80,23 @@ async def show(request: Request) -> Response:
         raise ApiError(400, "model is required", reason="not_found", param="model")
     if not runner.serves(name):
         raise ApiError(404, f"model '{tagged(name[:200])}' not found", reason="not_found", param="model")
-    return JSONResponse(shown(runner, verbose=body.verbose))
+    return JSONResponse(shown(runner, await asyncio.to_thread(runner.facts.stored_show)))
 
 
-def shown(runner: Runner, *, verbose: bool) -> dict[str, Any]:
-    """The reply of `/api/show`: what is in effect, the configuration before the manifest."""
+def shown(runner: Runner, stored: Mapping[str, Any]) -> dict[str, Any]:
+    """The reply of `/api/show`: the store's answer with what the configuration says instead."""
     config, facts = runner.config, runner.facts
     vocab = runner.engine.vocab
     own_template = facts.chat_template or (vocab.chat_template if vocab else None)
     messages = config.preset or list(facts.preset)
-    reply: dict[str, Any] = {
-        "license": facts.license,
-        "modelfile": facts.modelfile,
+    effective: dict[str, Any] = {
         "parameters": parameter_text(merge(config.options, facts.options)),
         "template": config.template or own_template or facts.template or "",
-        "system": (config.system if config.system is not None else facts.system) or "",
-        "details": details(facts),
+        "system": config.system if config.system is not None else facts.system,
         "messages": [{"role": message.role, "content": message.content} for message in messages],
-        "model_info": model_info(facts, verbose=verbose),
-        "tensors": [dict(tensor) for tensor in facts.tensors],
-        "capabilities": list(facts.capabilities),
-        "modified_at": facts.modified_at,
     }
-    return {key: value for key, value in reply.items() if value not in ("", []) or key == "template"}
+    kept = {key: value for key, value in stored.items() if key not in effective}
+    return {**kept, **{key: value for key, value in effective.items() if value or key == "template"}}
 
 
 def shown_names(runner: Runner) -> list[str]:
@@ -122,17 +116,6 @@ def details(facts: ModelFacts) -> dict[str, Any]:
         **({"context_length": facts.context_train} if facts.context_train else {}),
         **({"embedding_length": facts.embedding_length} if facts.embedding_length else {}),
     }
-
-
-def model_info(facts: ModelFacts, *, verbose: bool) -> dict[str, Any]:
-    """The GGUF's keys and values; long arrays are shown only in a verbose reply."""
-    return {key: _info(value, verbose) for key, value in facts.metadata.items() if key not in HIDDEN_METADATA}
-
-
-def _info(value: Any, verbose: bool) -> Any:
-    if isinstance(value, tuple | list):
-        return list(value) if verbose or len(value) <= MAX_SHOWN_ARRAY else []
-    return value
 
 
 def parameter_text(options: Options) -> str:

@@ -66,4 +66,3 @@ class ChatBody(_Common):
 class ShowBody(_Body):
     model: str = Field(default="", max_length=4096)
     name: str = Field(default="", max_length=4096)
-    verbose: bool = False

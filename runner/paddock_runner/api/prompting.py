@@ -1,8 +1,8 @@
 """From a chat to the engine's prompt: the effective system text and messages, the right template, the rendering.
 
 Called by the dialects. Order of templates: the spec's (Jinja), the GGUF's own, the manifest's if it is Jinja, ChatML
-for vocabularies that end turns with `<|im_end|>`, else the plain texts. Go templates are not rendered yet: a model that has
-nothing else answers raw completions only. `core.chat` says how a client's text is kept from becoming control tokens.
+for vocabularies that end turns with `<|im_end|>`, else the plain texts. Go templates are not rendered yet: a model that
+has nothing else answers raw completions only. `core.chat` says how clients' text is kept from being control tokens.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Routes of the Ollama, OpenAI and Anthropic APIs that a runner does not have, with a clear answer each. Used by `app`."""
+"""Routes of the Ollama, OpenAI and Anthropic APIs that a runner does not have, with a clear answer each. For `app`."""
 
 from __future__ import annotations
 

@@ -15,7 +15,7 @@ from paddock_runner.core.engine_record import EngineRecord
 from paddock_runner.core.options import Options, parse_options
 from paddock_runner.core.strict_json import loads
 
-Hex64 = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}\Z")]
+Hex64 = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
 MAX_TEXT = 1024 * 1024
 
 
@@ -41,7 +41,7 @@ class ServeConfig(_Strict):
     name: str = Field(min_length=1, max_length=253)
     names: list[Annotated[str, StringConstraints(min_length=1, max_length=512)]] = Field(min_length=1, max_length=256)
     models: str = Field(min_length=1, max_length=4096)
-    digest: Annotated[str, StringConstraints(pattern=r"^sha256:[0-9a-f]{64}\Z")]
+    digest: Annotated[str, StringConstraints(pattern=r"^sha256:[0-9a-f]{64}$")]
     system: str | None = Field(default=None, max_length=MAX_TEXT)
     template: str | None = Field(default=None, max_length=MAX_TEXT)
     parameters: dict[str, Any] = Field(default_factory=dict)

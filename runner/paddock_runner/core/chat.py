@@ -73,13 +73,10 @@ class Fences:
         return SPELLINGS.sub(self.left + self.right, text)
 
     def split(self, rendered: str) -> tuple[Segment, ...]:
-        """The rendered chat as segments: fenced text is not parsed for control tokens, a lone fence only separates."""
+        """The rendered chat as segments: fenced text is not parsed for control tokens, a lone fence just vanishes."""
         fenced = re.split(f"{self.left}([^{self.left}{self.right}]*){self.right}", rendered)
-        found: list[Segment] = []
-        for index, text in enumerate(fenced):
-            parts = [text] if index % 2 else re.split(f"[{self.left}{self.right}]", text)
-            found += [Segment(text=part, special=index % 2 == 0) for part in parts if part]
-        return tuple(found)
+        texts = [re.sub(f"[{self.left}{self.right}]", "", text) for text in fenced]
+        return tuple(Segment(text=text, special=index % 2 == 0) for index, text in enumerate(texts) if text)
 
 
 def spaced(text: str) -> str:
