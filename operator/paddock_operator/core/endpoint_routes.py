@@ -1,7 +1,7 @@
 """Which Models an Endpoint serves, and which public name leads to which.
 
 Called by `plan_endpoint`. Names compare as clients mean them: without case, `x` equals `x:latest`. When two Models
-claim one name, the older Model keeps it (then the name in the alphabet), so that every reader of the same objects agrees.
+claim one name, the older Model keeps it (then the first in the alphabet), so that every reader agrees.
 """
 
 from __future__ import annotations

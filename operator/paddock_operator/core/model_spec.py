@@ -73,10 +73,18 @@ class Source:
 
 
 @dataclass(frozen=True, slots=True)
+class HuggingFaceFile:
+    repo: str
+    file: str
+    revision: str | None = None
+    secret_ref: SecretRef | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class FileSource:
     """Where an adapter or a projector comes from: exactly one member is set."""
 
-    hugging_face: HuggingFaceSource | None = None
+    hugging_face: HuggingFaceFile | None = None
     oci: OciSource | None = None
     http: HttpSource | None = None
     claim: ClaimSource | None = None
