@@ -91,7 +91,7 @@ def parse_modelfile(data: bytes | str) -> Modelfile:
     lines = _decode(data).replace("\r\n", "\n").split("\n")
     index = 0
     while index < len(lines):
-        text, start = lines[index].strip(), index + 1
+        text, start = lines[index].lstrip(), index + 1
         index += 1
         if not text or text.startswith("#"):
             continue
@@ -117,17 +117,17 @@ def _decode(data: bytes | str) -> str:
 
 def _command(text: str, line: int) -> tuple[str, str]:
     """Split the command (with the parameter name or role it takes) from the start of its value."""
-    word, _, rest = text.replace("\t", " ", 1).partition(" ") if "\t" in text[:24] else text.partition(" ")
-    command = word.lower()
+    pieces = text.split(None, 1)
+    command, rest = pieces[0].lower(), "".join(pieces[1:])
     if command not in COMMANDS:
         allowed = ", ".join(f'"{name}"' for name in COMMANDS)
         raise ModelfileError(line, f"command must be one of {allowed}")
     if command not in ("parameter", "message"):
-        return command, rest.strip()
+        return command, rest
     head = rest.split(None, 1)
     if len(head) < 2:
         raise ModelfileError(line, f"{command.upper()} needs a name and a value")
-    return f"{command} {head[0].lower()}", head[1].strip()
+    return f"{command} {head[0].lower()}", head[1]
 
 
 def _value(lines: list[str], index: int, text: str, line: int) -> tuple[str, int]:

@@ -27,11 +27,13 @@ _UNSUPPORTED = {
 
 def source_for(spec: object) -> Source:
     """The source of a `Model.spec.source` object. Raises SourceUnsupportedError that says what to do instead."""
-    if not isinstance(spec, dict) or len(spec) != 1:
+    # `resolve` is a token for the planner: it says when to ask again, not whom.
+    members = {key: value for key, value in spec.items() if key != "resolve"} if isinstance(spec, dict) else {}
+    if len(members) != 1:
         raise SourceUnsupportedError(
             "source must be an object with exactly one of: ollama, huggingFace, oci, http, claim, model"
         )
-    kind, value = next(iter(spec.items()))
+    kind, value = next(iter(members.items()))
     if kind not in _SOURCES:
         raise SourceUnsupportedError(f"source.{kind}: {_UNSUPPORTED.get(kind, 'there is no such source')}")
     if not isinstance(value, dict):

@@ -15,6 +15,7 @@ from typing import Any
 from paddock_runner.core.manifest import Layer, build_config, build_manifest, layer
 from paddock_runner.core.modelfile import Modelfile
 from paddock_runner.core.names import InvalidNameError, ModelName
+from paddock_runner.store.blobs import Progress
 from paddock_runner.store.errors import InvalidModelError, NotFoundError
 from paddock_runner.store.gguf import GGUFHeader, capabilities, check_gguf, human_number, read_gguf
 from paddock_runner.store.manifests import StoredManifest
@@ -31,6 +32,7 @@ from paddock_runner.store.store import Store
 Emit = Callable[[Mapping[str, Any]], None]
 """Called with each status object, in the shape of Ollama's create."""
 
+_TOLD_BYTES = 4 << 20
 _ORDER = ("model", "projector", "adapter", "license", "template", "system", "params", "messages")
 
 
@@ -66,12 +68,7 @@ class Draft:
             raise InvalidModelError(f"{path.name} is a {kind}, but it is used as an {expected}")
         if kind == "model" and "model" in self.layers:
             raise InvalidModelError("only one FROM may be a model")
-        status = f"copying {path.name}"
-        blob = self.store.write_blob(
-            path,
-            check=check_gguf,
-            progress=lambda done, total: self.emit({"status": status, "completed": done, "total": total}),
-        )
+        blob = self.store.write_blob(path, check=check_gguf, progress=self._copying(path.name))
         self._note(blob.created, str(blob.digest))
         self.layers.setdefault(kind, []).append(layer(kind, blob.digest, blob.size))
         if kind == "model":
@@ -102,6 +99,17 @@ class Draft:
         for item in base.manifest.of_kind("model"):
             self.use_header(read_gguf(self.store.blob_path(item.digest)))
         self.config |= read_config(self.store, base)
+
+    def _copying(self, what: str) -> Progress:
+        told = 0
+
+        def tell(done: int, total: int) -> None:
+            nonlocal told
+            if done - told >= max(_TOLD_BYTES, total // 200) or done == total:
+                told = done
+                self.emit({"status": f"copying {what}", "completed": done, "total": total})
+
+        return tell
 
     def _note(self, created: bool, digest: str) -> None:
         self.emit({"status": f"{'creating new' if created else 'using existing'} layer {digest}"})
