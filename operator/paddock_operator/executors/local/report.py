@@ -78,6 +78,10 @@ class JsonReporter:
         pass
 
 
+_BAD = {"Fits": "False", "ModelsReady": "False", "NameConflict": "True"}
+"""Beside Ready, what a person must know; all conditions are in `paddock describe` and in the JSON output."""
+
+
 class TextReporter:
     """`key …` and one `ready URL` on stdout; conditions and errors as lines on stderr."""
 
@@ -103,18 +107,14 @@ class TextReporter:
             self.note(line)
 
     def line(self, ref: Ref, condition: Condition) -> str:
-        """The line worth reading: Ready always, another condition only when it turns False; never the same twice."""
-        kind, status = condition.get("type", ""), condition.get("status", "")
-        reason, message = condition.get("reason", ""), condition.get("message", "")
+        """The line worth reading, or "": Ready at every change, what stands beside it once for each new reason."""
+        kind, status = str(condition.get("type", "")), str(condition.get("status", ""))
+        reason, message = str(condition.get("reason", "")), str(condition.get("message", ""))
         text = f"{ref}: {kind}={status} {reason}" + (f": {message}" if message else "")
-        known = self._said.get((ref, kind))
-        self._said[(ref, kind)] = text
-        if kind == "Ready":
-            return "" if known == text else text
-        # What Ready says already needs no second line.
-        ready = self._said.get((ref, "Ready"), "")
-        news = status == "False" and message and message not in ready and known != text
-        return text if news else ""
+        essence = text if kind == "Ready" else f"{status} {reason}"
+        news = self._said.get((ref, kind)) != essence
+        self._said[(ref, kind)] = essence
+        return text if news and (kind == "Ready" or _BAD.get(kind) == status) else ""
 
     def forget(self, ref: Ref) -> None:
         self._said = {key: text for key, text in self._said.items() if key[0] != ref}

@@ -28,6 +28,8 @@ from paddock_operator.executors.local.yamlread import Document
 
 STOPPED, FAILED, BAD_INPUT, OWNED, IN_USE, KILLED = 0, 1, 2, 3, 4, 130
 DEFAULT_KEY = "default"
+_LOCAL_KEY_ID = "paddock:up/local"
+"""No namespace has a colon: a key of elsewhere, which opens every Endpoint (docs/decisions/0002-the-local-key.md)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -205,7 +207,7 @@ class _Up:
 
 
 def _all_rights(clear: str) -> KeyRecord:
-    return KeyRecord("local/run", keys.sha256(clear), models=("*",), verbs=("infer", "manage"))
+    return KeyRecord(_LOCAL_KEY_ID, keys.sha256(clear), models=("*",), verbs=("infer", "manage"))
 
 
 def _endpoint(document: Document) -> Endpoint:
