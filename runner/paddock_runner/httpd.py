@@ -71,7 +71,7 @@ def serve(
     except ListenError as error:
         sys.stderr.write(f"{error}\n")
         return error.code
-    server = DrainingServer(_settings(app), drain_seconds, on_drain, on_listening)
+    server = DrainingServer(settings(app), drain_seconds, on_drain, on_listening)
     server.run([listener])
     return EXIT_OK
 
@@ -121,7 +121,8 @@ def _bound(host: str, port: int) -> socket.socket:
     return listener
 
 
-def _settings(app: Any) -> uvicorn.Config:
+def settings(app: Any) -> uvicorn.Config:
+    """uvicorn's configuration for an ASGI application."""
     # uvicorn's own notices say nothing that ours do not; what a stranger can trigger must not write a line each.
     logging.getLogger("uvicorn.error").setLevel(logging.ERROR)
     return uvicorn.Config(

@@ -105,6 +105,7 @@ class Gateway:
         snapshot = self.file.value
         path: str = exchange.scope["path"]
         exchange.dialect = routes.dialect_of(path)
+        guards.check_head(exchange.scope)
         guards.check_framing(exchange.headers)
         guards.check_host(exchange.headers)
         route = routes.find(path)
@@ -136,13 +137,12 @@ class Gateway:
             return
         exchange.reason = refusal.reason
         self.metrics.count(self.metrics.rejected, refusal.reason)
+        headers = [(name.lower().encode(), value.encode()) for name, value in refusal.headers.items()]
         try:
-            reusable = await exchange.discard()
+            if "Connection" not in refusal.headers and not await exchange.discard():
+                headers.append((b"connection", b"close"))
         except ClientGone:
             return
-        headers = [(name.lower().encode(), value.encode()) for name, value in refusal.headers.items()]
-        if not reusable and "Connection" not in refusal.headers:
-            headers.append((b"connection", b"close"))
         body = errors.body(refusal, exchange.dialect, exchange.request_id)
         await exchange.respond(refusal.status, body, headers=headers)
 

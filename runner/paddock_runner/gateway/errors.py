@@ -16,6 +16,7 @@ from paddock_runner.core.gateway_config import Dialect
 Reason = Literal[
     "bad_request",
     "bad_json",
+    "head_too_large",
     "bad_host",
     "bad_origin",
     "media_type",
@@ -55,6 +56,7 @@ _BUSY = "overloaded_error"
 SHAPES: Mapping[Reason, Shape] = {
     "bad_request": Shape(400, _INVALID, None, _INVALID),
     "bad_json": Shape(400, _INVALID, "invalid_json", _INVALID),
+    "head_too_large": Shape(431, _INVALID, "head_too_large", _INVALID),
     "bad_host": Shape(403, _NO_ACCESS, "host_not_allowed", _NO_ACCESS),
     "bad_origin": Shape(403, _NO_ACCESS, "origin_not_allowed", _NO_ACCESS),
     "media_type": Shape(415, _INVALID, "unsupported_media_type", _INVALID),

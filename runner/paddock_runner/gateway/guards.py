@@ -1,6 +1,6 @@
 """What a request must look like before anybody reads it: framing, Host, Origin, media type. Called by `gateway.app`.
 
-Framing proper (header sizes, duplicate lengths, unknown codings) is the HTTP parser's; here is what it lets through.
+Framing proper (duplicate lengths, unknown codings, characters) is the HTTP parser's; here is what it lets through.
 """
 
 from __future__ import annotations
@@ -11,8 +11,15 @@ import socket
 from collections.abc import Mapping
 
 from paddock_runner.gateway.errors import Refusal
+from paddock_runner.gateway.exchange import Message
 
 Headers = Mapping[bytes, bytes]
+
+MAX_HEADERS = 100
+MAX_HEADER_BYTES = 64 * 1024
+MAX_TARGET_BYTES = 8 * 1024
+
+_CLOSE = {"Connection": "close"}
 
 _HOST = re.compile(rb"(?:([A-Za-z0-9._-]{1,253})|\[([0-9A-Fa-f:.]{2,45})\])(?::[0-9]{1,5})?")
 _LOCAL_SUFFIXES = (".localhost", ".local", ".internal")
@@ -21,18 +28,31 @@ _APP_ORIGIN = re.compile(rb"(?:app|file|tauri|vscode-webview|vscode-file)://.*")
 _NEVER_JSON = (b"multipart/", b"image/", b"audio/", b"video/", b"application/octet-stream")
 
 
+def check_head(scope: Message) -> None:
+    """Bound the head: the parser's own bound does not hold for a head that arrives in one piece."""
+    if scope["http_version"] not in ("1.0", "1.1"):
+        raise Refusal("bad_request", "only HTTP/1.0 and HTTP/1.1 are spoken here", headers=_CLOSE)
+    headers = scope["headers"]
+    size = sum(len(name) + len(value) for name, value in headers)
+    if len(headers) > MAX_HEADERS or size > MAX_HEADER_BYTES:
+        message = f"more than {MAX_HEADERS} headers or {MAX_HEADER_BYTES} bytes of them"
+        raise Refusal("head_too_large", message, headers=_CLOSE)
+    if len(scope["raw_path"]) + len(scope["query_string"]) > MAX_TARGET_BYTES:
+        raise Refusal("head_too_large", f"the path is longer than {MAX_TARGET_BYTES} bytes", headers=_CLOSE)
+
+
 def check_framing(headers: Headers) -> None:
     """Two lengths for one body are how requests are smuggled: the connection ends with this answer."""
     if b"transfer-encoding" in headers and b"content-length" in headers:
         message = "a request has either Content-Length or Transfer-Encoding, not both"
-        raise Refusal("bad_request", message, headers={"Connection": "close"})
+        raise Refusal("bad_request", message, headers=_CLOSE)
 
 
 def check_host(headers: Headers) -> None:
     """A Host header, where there is one, must be a host and nothing else."""
     host = headers.get(b"host", b"")
     if host and not _HOST.fullmatch(host):
-        raise Refusal("bad_request", "the Host header is not HOST or HOST:PORT", headers={"Connection": "close"})
+        raise Refusal("bad_request", "the Host header is not HOST or HOST:PORT", headers=_CLOSE)
 
 
 def check_local_caller(headers: Headers, server: str) -> None:

@@ -1,7 +1,7 @@
 """From a decided request to a streamed answer: choose a backend, retry once before the first byte, pass bytes through.
 
-Called by `gateway.inference` when a request is authenticated, routed and has its place. An answer that breaks off never looks
-finished: an NDJSON or SSE stream gets an error as its last record, anything else ends with the connection.
+Called by `gateway.inference` when a request is authenticated, routed and has its place. An answer that breaks off
+never looks finished: an NDJSON or SSE stream gets an error as its last record, anything else ends with the connection.
 """
 
 from __future__ import annotations
@@ -49,12 +49,16 @@ class Proxy:
         if not model.ready or not model.backends:
             raise not_ready(model)
         headers = headers_up(exchange.headers, credential, exchange.request_id)
-        response = await self._open(model, path, body, headers)
         try:
-            await self._relay(exchange, model, response)
-        finally:
-            # Does nothing when the answer was read to its end; otherwise it tells the runner that nobody listens.
-            response.close()
+            response = await self._open(model, path, body, headers)
+            try:
+                await self._relay(exchange, model, response)
+            finally:
+                # Does nothing when the answer was read to its end; otherwise it tells the runner that nobody listens.
+                response.close()
+        except asyncio.CancelledError:
+            self._metrics.count(self._metrics.backend_requests, model.name, "cancelled")
+            raise
 
     async def _open(self, model: Model, path: str, body: bytes, headers: dict[str, str]) -> aiohttp.ClientResponse:
         order = self._backends.order(model)
@@ -94,8 +98,7 @@ class Proxy:
             self._metrics.count(self._metrics.backend_requests, model.name, failure_of(error))
             await self._break_off(exchange, response, "backend")
         except asyncio.CancelledError:
-            self._metrics.count(self._metrics.backend_requests, model.name, "cancelled")
-            if exchange.client_gone:
+            if exchange.status and exchange.client_gone:
                 self._metrics.count(self._metrics.stream_aborts, "client")
             elif exchange.status:
                 await self._break_off(exchange, response, "gateway")
