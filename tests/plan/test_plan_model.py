@@ -65,7 +65,8 @@ TABLE: list[tuple[str, Model, dict[str, Any], dict[str, tuple[str, str]]]] = [
     ),
     (
         "ready with another configuration", MODEL, {"pull": pulled(KEY), "runner": RunnerObserved("ready", "old", A)},
-        {"Ready": ("False", "Configuring"), "Available": ("True", "RunnerReady"), "Reconciling": ("True", "Configuring")},
+        {"Ready": ("False", "Configuring"), "Available": ("True", "RunnerReady"),
+         "Reconciling": ("True", "Configuring")},
     ),
     (
         "ready with another digest", MODEL,
@@ -127,7 +128,10 @@ TABLE: list[tuple[str, Model, dict[str, Any], dict[str, tuple[str, str]]]] = [
         "too large for what spec grants", make_model(resources={"memory": "100Mi"}), {"pull": pulled(KEY)},
         {"Fits": ("False", "ExceedsMemory")},
     ),
-    ("memory of the machine unknown", MODEL, {"pull": pulled(KEY), "memory_available": 0}, {"Fits": ("Unknown", "Unknown")}),
+    (
+        "memory of the machine unknown", MODEL, {"pull": pulled(KEY), "memory_available": 0},
+        {"Fits": ("Unknown", "Unknown")},
+    ),
 ]  # fmt: skip
 
 

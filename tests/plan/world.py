@@ -100,7 +100,7 @@ def condition(status: Mapping[str, Any], kind: str) -> tuple[str, str]:
 
 @dataclass
 class Machine:
-    """Holds what persists (status) and what is seen (pull, runner). `digests` is what names resolve to, `broken` crash."""
+    """What persists (status) and what is seen (pull, runner). Names resolve to `digests`; those in `broken` crash."""
 
     model: Model
     digests: list[str] = field(default_factory=lambda: [A])
