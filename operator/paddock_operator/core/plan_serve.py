@@ -24,6 +24,9 @@ MAX_HISTORY = 5
 DRAIN_SECONDS = 30
 QUEUE_DEPTH = 64
 IDLE_SECONDS = 300
+MAX_KEEP_ALIVE = 315_360_000
+"""Ten years: what the runner accepts at most."""
+MAX_NAMES = 256
 # These are load-time numbers: they reach the engine in its record, not as sampling parameters.
 LOAD_TIME = frozenset(
     {"num_ctx", "num_batch", "num_gpu", "main_gpu", "use_mmap", "use_mlock", "num_thread", "draft_num_predict"}
@@ -191,7 +194,7 @@ def _config(o: ModelObserved, digest: str, engine: Mapping[str, Any]) -> dict[st
         "version": 1,
         "namespace": o.model.ref.namespace,
         "name": o.model.ref.name,
-        "names": list(dict.fromkeys((o.model.ref.name, *o.names))),
+        "names": list(dict.fromkeys((o.model.ref.name, *o.names)))[:MAX_NAMES],
         "models": o.models_dir,
         "digest": digest,
         "system": spec.system,
@@ -217,10 +220,14 @@ def keep_alive_seconds(spec: ModelSpec) -> int:
     """Seconds without requests until the weights are unloaded, -1 never; scaling to zero means unloading here."""
     text = (spec.serving or Serving()).keep_alive
     if text is None and spec.scaling and spec.scaling.min_replicas == 0:
-        return math.ceil(duration_seconds(spec.scaling.idle_timeout)) if spec.scaling.idle_timeout else IDLE_SECONDS
+        return _seconds(spec.scaling.idle_timeout) if spec.scaling.idle_timeout else IDLE_SECONDS
     if text in (None, "-1"):
         return -1
-    return 0 if text == "0" else math.ceil(duration_seconds(str(text)))
+    return 0 if text == "0" else _seconds(str(text))
+
+
+def _seconds(duration: str) -> int:
+    return min(math.ceil(duration_seconds(duration)), MAX_KEEP_ALIVE)
 
 
 def drain_seconds(spec: ModelSpec) -> int:
