@@ -7,7 +7,6 @@ from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
-
 from tests.support.gguf_maker import make_gguf
 from tests.support.up import Up, create
 

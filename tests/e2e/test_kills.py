@@ -12,7 +12,6 @@ from pathlib import Path
 
 import httpx
 import pytest
-
 from tests.support.up import Up, cli, endpoint, model, write
 from tests.support.waiting import alive, descendants, until_sync
 

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import asyncio
 
-from paddock_operator.executors.local.keyed import KeyedQueue
 from tests.support.waiting import until
+
+from paddock_operator.executors.local.keyed import KeyedQueue
 
 
 class Work:

@@ -9,10 +9,10 @@ import time
 from pathlib import Path
 
 import pytest
+from tests.support.waiting import alive, until
 
 from paddock_operator.executors.local.logfile import LogFile
 from paddock_operator.executors.local.process import Command, Event, Process, spawn
-from tests.support.waiting import alive, until
 
 
 def command(code: str, **more: object) -> Command:
@@ -90,7 +90,7 @@ async def test_a_program_that_cannot_run(tmp_path: Path) -> None:
 
 
 async def test_stop_asks_first_and_kills_after_the_grace(tmp_path: Path) -> None:
-    code = "import signal,time\nsignal.signal(15, {})\nprint('{{\"event\":\"up\"}}', flush=True)\ntime.sleep(60)"
+    code = 'import signal,time\nsignal.signal(15, {})\nprint(\'{{"event":"up"}}\', flush=True)\ntime.sleep(60)'
     polite, deaf = code.format("lambda *a: exit(3)"), code.format("signal.SIG_IGN")
     for code, grace, status in ((polite, 10.0, 3), (deaf, 0.2, -signal.SIGKILL)):
         events: list[Event] = []

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import signal
 import sys
@@ -10,11 +11,11 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from tests.support.waiting import alive, until
 
 from paddock_operator.executors.local.backoff import Backoff
 from paddock_operator.executors.local.process import Command
 from paddock_operator.executors.local.supervisor import Supervisor
-from tests.support.waiting import alive, until
 
 UP = """
 import os, time
@@ -66,13 +67,13 @@ async def test_a_killed_program_comes_back_with_a_new_address(tmp_path: Path) ->
 async def test_a_program_that_always_crashes_is_started_with_growing_pauses(tmp_path: Path) -> None:
     starts: list[float] = []
     child = supervise(
-        "print('{\"event\":\"tick\"}')",
+        'print(\'{"event":"tick"}\')',
         tmp_path,
         on_event=lambda event: starts.append(time.monotonic()),
         backoff=Backoff(first=0.1, limit=0.4),
     )
     await until(lambda: len(starts) >= 5)
-    gaps = [after - before for before, after in zip(starts, starts[1:], strict=False)]
+    gaps = [after - before for before, after in itertools.pairwise(starts)]
     assert gaps[0] >= 0.1
     assert gaps[1] >= 0.2
     assert gaps[2] >= 0.4

@@ -14,7 +14,6 @@ from typing import Any, Self
 
 import httpx
 import yaml
-
 from tests.support.waiting import Lines, alive, descendants, until_sync
 
 MODEL = {"apiVersion": "paddock.dev/v1alpha1", "kind": "Model"}

@@ -30,9 +30,8 @@ def until_sync(condition: Callable[[], object], seconds: float = 10.0) -> None:
 
 def alive(pid: int) -> bool:
     """Whether a process runs (a zombie does not)."""
-    with contextlib.suppress(OSError):
-        with open(f"/proc/{pid}/stat") as file:
-            return file.read().rpartition(")")[2].split()[0] not in ("Z", "X")
+    with contextlib.suppress(OSError), open(f"/proc/{pid}/stat") as file:
+        return file.read().rpartition(")")[2].split()[0] not in ("Z", "X")
     return False
 
 
@@ -40,9 +39,8 @@ def descendants(pid: int) -> set[int]:
     """All live processes below `pid`."""
     parents: dict[int, list[int]] = {}
     for name in os.listdir("/proc"):
-        with contextlib.suppress(OSError, ValueError):
-            with open(f"/proc/{int(name)}/stat") as file:
-                parents.setdefault(int(file.read().rpartition(")")[2].split()[1]), []).append(int(name))
+        with contextlib.suppress(OSError, ValueError), open(f"/proc/{int(name)}/stat") as file:
+            parents.setdefault(int(file.read().rpartition(")")[2].split()[1]), []).append(int(name))
     found: set[int] = set()
     todo = [pid]
     while todo:

@@ -21,8 +21,8 @@ from paddock_operator.cli.text import age, safe, table
 from paddock_operator.core.resources import API_VERSION
 from paddock_operator.executors.local import state
 from paddock_operator.executors.local.context import utc_now
+from paddock_operator.executors.local.crdfiles import crds
 from paddock_operator.executors.local.home import owner
-from paddock_operator.executors.local.manifests import crds
 from paddock_operator.executors.local.status import not_running
 
 Object = dict[str, Any]

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import re
 import sys
 from collections.abc import Mapping
 from typing import Any, Protocol, TextIO
@@ -78,6 +79,7 @@ class JsonReporter:
         pass
 
 
+_ATTEMPT = re.compile(r" \((attempt \d+|\d+ restarts)\)")
 _BAD = {"Fits": "False", "ModelsReady": "False", "NameConflict": "True"}
 """Beside Ready, what a person must know; all conditions are in `paddock describe` and in the JSON output."""
 
@@ -111,7 +113,8 @@ class TextReporter:
         kind, status = str(condition.get("type", "")), str(condition.get("status", ""))
         reason, message = str(condition.get("reason", "")), str(condition.get("message", ""))
         text = f"{ref}: {kind}={status} {reason}" + (f": {message}" if message else "")
-        essence = text if kind == "Ready" else f"{status} {reason}"
+        # One more attempt that fails in the same way is no news for a person.
+        essence = _ATTEMPT.sub("", text) if kind == "Ready" else f"{status} {reason}"
         news = self._said.get((ref, kind)) != essence
         self._said[(ref, kind)] = essence
         return text if news and (kind == "Ready" or _BAD.get(kind) == status) else ""
