@@ -47,7 +47,7 @@ GEN_AI = ("gen_ai_operation_name", "gen_ai_provider_name", "gen_ai_request_model
 PROVIDER = "llama_cpp"
 
 # Half of all series would be times of birth, which nobody here asks for.
-disable_created_metrics()
+disable_created_metrics()  # type: ignore[no-untyped-call]
 
 
 class Metrics:

@@ -6,7 +6,7 @@ is, without a chat template. Fields whose feature does not exist here are refuse
 
 from __future__ import annotations
 
-import time
+from datetime import datetime
 from typing import Any
 
 from starlette.requests import Request
@@ -31,22 +31,21 @@ _SAMPLING = ("temperature", "top_p", "presence_penalty", "frequency_penalty", "s
 
 async def models(request: Request) -> Response:
     """GET /v1/models."""
-    names = dict.fromkeys(tagged(name) for name in runner_of(request).config.names)
-    return JSONResponse({"object": "list", "data": [_model(name) for name in names]})
+    runner = runner_of(request)
+    names = dict.fromkeys(tagged(name) for name in runner.config.names)
+    return JSONResponse({"object": "list", "data": [_model(runner, name) for name in names]})
 
 
 async def model(request: Request) -> Response:
     """GET /v1/models/{id}; an id may hold slashes."""
-    name = str(request.path_params["name"])
-    _check_model(runner_of(request), name)
-    return JSONResponse(_model(name))
+    runner, name = runner_of(request), str(request.path_params["name"])
+    _check_model(runner, name)
+    return JSONResponse(_model(runner, name))
 
 
-def _model(name: str) -> dict[str, Any]:
-    return {"id": name, "object": "model", "created": _STARTED, "owned_by": "library"}
-
-
-_STARTED = int(time.time())
+def _model(runner: Runner, name: str) -> dict[str, Any]:
+    created = int(datetime.fromisoformat(runner.facts.modified_at).timestamp())
+    return {"id": name, "object": "model", "created": created, "owned_by": "library"}
 
 
 async def chat_completions(request: Request) -> Response:

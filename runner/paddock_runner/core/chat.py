@@ -7,8 +7,8 @@ control tokens parsed, exactly as the model's authors meant it, so ordinary chat
 message spells something that may be a control token (`<|im_start|>`, `</s>`, `[INST]`; every known vocabulary writes
 them in brackets, without white space), the spelling is fenced by two private-use characters that occur in no message
 and not in the template. After rendering, fenced text becomes a segment of its own in which no control token is parsed,
-and the fences are gone. Nothing is added at the ends of ordinary text, and the spelling itself stays whole, so
-`strip()`, slices, `split('</think>')` and comparisons in templates keep working.
+and the fences are gone. Ordinary text is untouched and the spelling itself stays whole, so `strip()`, slices,
+`split('</think>')` and searches in templates keep working.
 
 A template may tear a fence off (an ASCII filter, a slice). `is_contained` finds that out: the parsed segments may hold
 no more spellings than a rendering of the same chat without them. Then the chat is rendered with a visible space inside

@@ -40,6 +40,11 @@ class TemplateWorker:
         self._running: set[asyncio.Task[str]] = set()
         self.starts = 0
 
+    @property
+    def pid(self) -> int | None:
+        """The worker's process id, None while there is none."""
+        return self._process.pid if self._process else None
+
     async def render(self, template: str, variables: Mapping[str, Any]) -> str:
         """The rendered text, at most 4 MiB. Raises ChatTemplateError, and QueueFullError when 64 wait."""
         if len(self._running) >= MAX_WAITING:

@@ -1,0 +1,60 @@
+"""Write docs/metrics.md from the metrics that the programs register. Run by `make docs`; a contract test compares.
+
+usage: python scripts/metrics_doc.py [--check]
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+from prometheus_client import CollectorRegistry
+from prometheus_client.metrics import MetricWrapperBase
+
+from paddock_runner.api.metrics import Metrics as RunnerMetrics
+from paddock_runner.gateway.metrics import Metrics as GatewayMetrics
+
+PAGE = Path(__file__).resolve().parents[1] / "docs" / "metrics.md"
+INTRODUCTION = """# Metrics
+
+Made from the code by `make docs`; do not edit. Each program serves its metrics at `/metrics` without a credential.
+Label values come from closed lists and from the names of Models and Endpoints, so the number of series is bounded.
+Histograms have the usual `_bucket`, `_sum` and `_count` series.
+"""
+
+
+def rows(registry: CollectorRegistry) -> list[tuple[str, str, str, str]]:
+    """(name, type, labels, meaning) of every metric of `registry`, by name."""
+    metrics = [item for item in registry._collector_to_names if isinstance(item, MetricWrapperBase)]
+    return sorted((_name(item), item._type, ", ".join(item._labelnames), item._documentation) for item in metrics)
+
+
+def _name(metric: MetricWrapperBase) -> str:
+    return f"{metric._name}_total" if metric._type == "counter" else metric._name
+
+
+def table(title: str, registry: CollectorRegistry) -> str:
+    """One program's section."""
+    lines = [f"| `{name}` | {kind} | {labels} | {text} |" for name, kind, labels, text in rows(registry)]
+    return "\n".join([f"## {title}", "", "| metric | type | labels | meaning |", "|---|---|---|---|", *lines, ""])
+
+
+def page() -> str:
+    """The whole page."""
+    sections = [
+        table("Runner", RunnerMetrics("example").registry),
+        table("Gateway", GatewayMetrics("example").registry),
+    ]
+    return "\n".join([INTRODUCTION, *sections])
+
+
+def main(arguments: list[str]) -> int:
+    """Write the page, or with --check say by exit code 1 that it is stale."""
+    if "--check" in arguments:
+        return 0 if PAGE.read_text(encoding="utf-8") == page() else 1
+    PAGE.write_text(page(), encoding="utf-8")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
