@@ -167,6 +167,11 @@ class GuardedProtocol(H11Protocol):
         else:
             self._stop_head_timer()
 
+    def on_response_complete(self) -> None:
+        super().on_response_complete()
+        if self.conn.their_state is IDLE and self.conn.trailing_data[0]:
+            self._start_head_timer()
+
     def connection_lost(self, exc: Exception | None) -> None:
         self._stop_head_timer()
         self._stop_stall_timer()

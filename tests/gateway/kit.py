@@ -178,7 +178,9 @@ class Backend:
         await asyncio.gather(working, leaving, return_exceptions=True)
 
 
-class _Server(httpd.DrainingServer):
+class InLoop(httpd.DrainingServer):
+    """The server without its signal handlers, for a loop that belongs to a test."""
+
     @contextlib.contextmanager
     def capture_signals(self) -> Generator[None, None, None]:
         yield
@@ -245,7 +247,7 @@ async def running(
     gateway = Gateway(path, timings=timings)
     listener = httpd.open_socket(f"{host}:0")
     port = listener.getsockname()[1]
-    server = _Server(httpd.settings(gateway), lambda: 5.0, gateway.drain, gateway.listening)
+    server = InLoop(httpd.settings(gateway), lambda: 5.0, gateway.drain, gateway.listening)
     task = asyncio.create_task(server.serve([listener]))
     await until(lambda: server.started)
     url = f"http://127.0.0.1:{port}"

@@ -67,29 +67,35 @@ async def test_openai_lists_and_understands_refusals(gateway: kit.Running) -> No
 
 async def test_ollama_streams(gateway: kit.Running, backend: kit.Backend) -> None:
     backend.script = kit.streaming(line("Hel", done=False), line("lo", done=False), line("", done=True))
-    stream = await ollama_client(gateway).chat("smollm2", MESSAGES, stream=True)
-    assert "".join([part.message.content or "" async for part in stream]) == "Hello"
+    async with ollama_client(gateway) as client:
+        stream = await client.chat("smollm2", MESSAGES, stream=True)
+        assert "".join([part.message.content or "" async for part in stream]) == "Hello"
 
 
 async def test_ollama_sees_that_a_stream_broke(gateway: kit.Running, backend: kit.Backend) -> None:
     backend.script = kit.streaming(line("Hel", done=False), then="cut")
-    stream = await ollama_client(gateway).chat("smollm2", MESSAGES, stream=True)
-    with pytest.raises(ollama.ResponseError, match="stopped in the middle"):
-        [part async for part in stream]
+    async with ollama_client(gateway) as client:
+        stream = await client.chat("smollm2", MESSAGES, stream=True)
+        with pytest.raises(ollama.ResponseError, match="stopped in the middle"):
+            [part async for part in stream]
 
 
-async def test_ollama_lists_and_understands_refusals(gateway: kit.Running, backend: kit.Backend) -> None:
-    client = ollama_client(gateway)
-    assert [model.model for model in (await client.list()).models] == ["smollm2:latest", "smollm2:135m"]
+async def test_ollama_lists(gateway: kit.Running, backend: kit.Backend) -> None:
     backend.script = kit.replying({"models": [{"name": "i", "model": "i", "size": 1}]})
-    assert [model.model for model in (await client.ps()).models] == ["smollm2:latest"]
-    for call, status in (
-        (client.chat("nope", MESSAGES), 404),
-        (client.show("nope"), 404),
-        (client.pull("smollm2"), 403),
-        (client.delete("smollm2"), 403),
-        (ollama_client(gateway, kit.new_key()).list(), 401),
-    ):
-        with pytest.raises(ollama.ResponseError) as caught:
-            await call
-        assert caught.value.status_code == status
+    async with ollama_client(gateway) as client:
+        assert [model.model for model in (await client.list()).models] == ["smollm2:latest", "smollm2:135m"]
+        assert [model.model for model in (await client.ps()).models] == ["smollm2:latest"]
+
+
+async def test_ollama_understands_refusals(gateway: kit.Running) -> None:
+    async with ollama_client(gateway) as client, ollama_client(gateway, kit.new_key()) as stranger:
+        for call, status in (
+            (client.chat("nope", MESSAGES), 404),
+            (client.show("nope"), 404),
+            (client.pull("smollm2"), 403),
+            (client.delete("smollm2"), 403),
+            (stranger.list(), 401),
+        ):
+            with pytest.raises(ollama.ResponseError) as caught:
+                await call
+            assert caught.value.status_code == status
