@@ -1,9 +1,14 @@
-"""Eight parallel streams on the runner against llama-server of the same build, both with eight slots."""
+"""Eight parallel streams on the runner against llama-server of the same build, both with eight slots.
+
+Every prompt is new: llama-server keeps the prompts of its slots, and the runner has no prefix reuse yet, so a repeated
+prompt would measure that instead of batching.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+import itertools
 import socket
 import time
 from collections.abc import Iterator
@@ -16,8 +21,11 @@ STREAMS, TOKENS = 8, 96
 TOPICS = ("a llama", "a horse", "rain", "the sea", "a baker", "two ships", "a library", "winter")
 
 
+CHAPTERS = itertools.count(1)
+
+
 def body(topic: str) -> dict[str, object]:
-    prompt = f"Once upon a time there was a story about {topic}. " * 6
+    prompt = f"{next(CHAPTERS)}. " + f"Once upon a time there was a story about {topic}. " * 6
     return {"model": "smollm2", "prompt": prompt, "max_tokens": TOKENS, "temperature": 0.8, "seed": 7}
 
 
