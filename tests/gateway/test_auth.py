@@ -16,7 +16,7 @@ from paddock_runner.gateway.auth import FAILURES_AT_ONCE, AuthFailure, FailureLi
 
 SECRET, OLD, EXPIRED = kit.new_key(), kit.new_key(), kit.new_key()
 NOW = 1_800_000_000.0
-ANY = {"models": frozenset("*"), "verbs": frozenset({"infer"})}
+ANY: dict[str, Any] = {"models": frozenset("*"), "verbs": frozenset({"infer"})}
 RING = KeyRing(
     [
         Key("ns/good", kit.sha256(SECRET), previous=Previous(kit.sha256(OLD), NOW + 10), **ANY),

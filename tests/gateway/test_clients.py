@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from typing import Any
 
 import ollama
 import openai
@@ -16,7 +17,7 @@ CHUNK = {
     "model": "smollm2",
     "choices": [{"index": 0, "delta": {"content": "Hi"}, "finish_reason": None}],
 }
-MESSAGES = [{"role": "user", "content": "hello"}]
+MESSAGES: Any = [{"role": "user", "content": "hello"}]
 
 
 def event(value: object) -> bytes:
@@ -39,7 +40,7 @@ def ollama_client(gateway: kit.Running, key: str | None = None) -> ollama.AsyncC
 async def test_openai_streams(gateway: kit.Running, backend: kit.Backend) -> None:
     backend.script = kit.streaming(event(CHUNK), event(CHUNK), b"data: [DONE]\n\n", media="text/event-stream")
     async with openai_client(gateway) as client:
-        stream = await client.chat.completions.create(model="smollm2", messages=MESSAGES, stream=True)  # type: ignore[call-overload]
+        stream: Any = await client.chat.completions.create(model="smollm2", messages=MESSAGES, stream=True)
         words = [part.choices[0].delta.content async for part in stream]
     assert words == ["Hi", "Hi"]
 
@@ -47,7 +48,7 @@ async def test_openai_streams(gateway: kit.Running, backend: kit.Backend) -> Non
 async def test_openai_sees_that_a_stream_broke(gateway: kit.Running, backend: kit.Backend) -> None:
     backend.script = kit.streaming(event(CHUNK), media="text/event-stream", then="cut")
     async with openai_client(gateway) as client:
-        stream = await client.chat.completions.create(model="smollm2", messages=MESSAGES, stream=True)  # type: ignore[call-overload]
+        stream: Any = await client.chat.completions.create(model="smollm2", messages=MESSAGES, stream=True)
         with pytest.raises(openai.APIError, match="stopped in the middle"):
             [part async for part in stream]
 
@@ -57,7 +58,7 @@ async def test_openai_lists_and_understands_refusals(gateway: kit.Running) -> No
         assert [model.id async for model in client.models.list()] == ["smollm2", "smollm2:135m"]
         assert (await client.models.retrieve("smollm2:135m")).id == "smollm2:135m"
         with pytest.raises(openai.NotFoundError) as caught:
-            await client.chat.completions.create(model="nope", messages=MESSAGES)  # type: ignore[arg-type]
+            await client.chat.completions.create(model="nope", messages=MESSAGES)
         assert caught.value.code == "model_not_found"
     async with openai_client(gateway, kit.new_key()) as stranger:
         with pytest.raises(openai.AuthenticationError) as refused:

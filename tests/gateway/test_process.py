@@ -135,7 +135,7 @@ async def test_an_inherited_socket_is_served(backend: kit.Backend, tmp_path: Pat
     with socket.create_server(("127.0.0.1", 0)) as listener:
         number = listener.fileno()
         os.set_inheritable(number, True)
-        options = {"listen": f"fd:{number}", "pass_fds": (number,)}
+        options: dict[str, Any] = {"listen": f"fd:{number}", "pass_fds": (number,)}
         async with started(tmp_path / "g.json", one_model(backend, key), **options) as gateway:
             assert gateway.url == f"http://127.0.0.1:{listener.getsockname()[1]}"
             async with httpx.AsyncClient(base_url=gateway.url) as client:

@@ -93,7 +93,9 @@ def put(path: Path, text: str) -> None:
 
 
 def test_a_configuration_file_follows_and_keeps_the_last_good(tmp_path: Path) -> None:
-    path, seen, problems = tmp_path / "c", [], []
+    path = tmp_path / "c"
+    seen: list[int] = []
+    problems: list[str] = []
     put(path, "1")
     file = ConfigFile(path, number, on_change=seen.append, on_error=problems.append)
     assert (file.value, file.sha256) == (1, hashlib.sha256(b"1").hexdigest())

@@ -47,6 +47,7 @@ class Key:
     expires: float | None = None
 
     def may_use(self, model: Model) -> bool:
+        """Whether the key's policy names this model, by any of its names, or all models."""
         return ANY_MODEL in self.models or not self.models.isdisjoint(model.keys)
 
 
@@ -103,6 +104,7 @@ class GatewayConfig:
 
     @property
     def endpoint(self) -> str:
+        """NAMESPACE/NAME of the Endpoint."""
         return f"{self.namespace}/{self.name}"
 
 

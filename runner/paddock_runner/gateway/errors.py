@@ -90,6 +90,7 @@ class Refusal(Exception):  # noqa: N818
 
     @property
     def status(self) -> int:
+        """The HTTP status."""
         return SHAPES[self.reason].status
 
 

@@ -56,6 +56,7 @@ class Exchange:
 
     @property
     def method(self) -> str:
+        """The HTTP method as it was sent."""
         method: str = self.scope["method"]
         return method
 
