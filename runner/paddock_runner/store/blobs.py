@@ -53,7 +53,8 @@ def _facts(status: os.stat_result) -> dict[str, int]:
 class Blobs:
     """The folder `blobs/` of a model folder; `own` is Paddock's own folder beside it."""
 
-    def __init__(self, folder: Path, own: Path) -> None:
+    def __init__(self, folder: Path, own: Path, read_only: bool = False) -> None:
+        self._read_only = read_only
         self.folder = folder
         self._verified = own / "verified"
         self._scratch = own / "tmp"
@@ -103,6 +104,8 @@ class Blobs:
 
     def _mark(self, digest: Digest, status: os.stat_result) -> None:
         # Without a marker (a read-only cache) the blob is hashed again next time: slower, never wrong.
+        if self._read_only:
+            return
         with contextlib.suppress(StoreError):
             data = json.dumps(_facts(status), separators=(",", ":")).encode()
             atomic_write(self._verified / digest.hex, data, self._scratch)

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, BinaryIO, Literal
 
 from paddock_runner.store.errors import InvalidGGUFError
+from paddock_runner.store.files import open_regular
 from paddock_runner.store.gguf_check import (
     TensorInfo,
     check_architecture,
@@ -90,10 +91,10 @@ def read_gguf(source: Path | BinaryIO) -> GGUFHeader:
     """Read and check a GGUF file.
 
     `source` is a path or a binary file that is open at any position (its position changes). Raises NotGGUFError,
-    TruncatedGGUFError, InvalidGGUFError, OSError.
+    TruncatedGGUFError, InvalidGGUFError; for a path also NotFoundError and CacheUnusableError (no regular file).
     """
     if isinstance(source, Path):
-        with source.open("rb") as stream:
+        with os.fdopen(open_regular(source, follow=True), "rb") as stream:
             return read_gguf(stream)
     size = os.fstat(source.fileno()).st_size
     source.seek(0)

@@ -44,7 +44,7 @@ class Store:
         self.path = path
         self.read_only = read_only
         self._own = path / ".paddock"
-        self._blobs = Blobs(path / "blobs", self._own)
+        self._blobs = Blobs(path / "blobs", self._own, read_only)
         self._manifests = Manifests(path / "manifests", self._own / "tmp")
 
     def _require_writable(self) -> None:

@@ -16,7 +16,7 @@ from typing import BinaryIO, Self
 
 from paddock_runner.core.digest import Digest
 from paddock_runner.core.manifest import MAX_BLOB_BYTES
-from paddock_runner.store.errors import DigestMismatchError, NoSpaceError, SizeMismatchError
+from paddock_runner.store.errors import CacheUnusableError, DigestMismatchError, NoSpaceError, SizeMismatchError
 from paddock_runner.store.files import CREATE, make_folder, os_errors, sync_folder, temporary_name, write_all
 from paddock_runner.store.locks import LockTimeoutError, try_lock
 
@@ -62,8 +62,8 @@ class BlobWriter:
             raise LockTimeoutError(f"another process is writing {self.path.name}")
         facts = os.fstat(self._handle)
         if not stat.S_ISREG(facts.st_mode) or facts.st_nlink != 1:
-            self.restart()
-        elif self._keep:
+            raise CacheUnusableError(f"{self.path} is linked from elsewhere or no regular file; move it away")
+        if self._keep:
             self._hash_existing()
 
     def _hash_existing(self) -> None:
