@@ -146,11 +146,11 @@ def test_a_home_of_a_killed_up_starts_again(running: Up, up: Start) -> None:
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_drains_the_running_answer(running: Up, number: int) -> None:
-    with streaming(running, 2_000) as stream:
+    with streaming(running, 300) as stream:
         running.process.send_signal(number)
         last = stream.rest()[-1]
         assert last["done"] is True
-        assert last["eval_count"] == 2_000
+        assert last["eval_count"] == 300
     assert running.process.wait(20) == 0
     assert running.out.rest()[-1] == '{"event": "stopped"}'
 
@@ -171,17 +171,24 @@ def test_no_new_request_is_taken_while_it_drains(running: Up) -> None:
     with streaming(running, 20_000) as stream:
         running.process.send_signal(signal.SIGTERM)
         stream.read(20)
-        with pytest.raises(httpx.TransportError), running.client() as http:
-            until_sync(lambda: http.get("/api/tags").status_code == 0, 5)
+        until_sync(lambda: not _takes_work(running), 5)
         running.process.send_signal(signal.SIGTERM)
     assert running.process.wait(10) == 130
 
 
+def _takes_work(up: Up) -> bool:
+    try:
+        with up.client() as http:
+            return http.post("/api/show", json={"model": "tiny"}).status_code != 503
+    except httpx.TransportError:
+        return False
+
+
 def test_a_key_that_is_revoked_during_a_stream(running: Up) -> None:
-    with streaming(running, 6_000) as stream:
+    with streaming(running, 400) as stream:
         assert cli(running.home, "key", "revoke", "default").returncode == 0
         with running.client() as http:
             until_sync(lambda: http.get("/api/tags").status_code == 401, 5)
         last = stream.rest()[-1]
         assert last["done"] is True
-        assert last["eval_count"] == 6_000
+        assert last["eval_count"] == 400
