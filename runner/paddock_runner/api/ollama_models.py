@@ -9,7 +9,6 @@ import asyncio
 import json
 import time
 from collections.abc import Mapping
-from importlib.metadata import version as installed_version
 from typing import Any
 
 from starlette.requests import Request
@@ -22,10 +21,9 @@ from paddock_runner.api.facts import ModelFacts
 from paddock_runner.api.ollama_answer import stamp
 from paddock_runner.api.ollama_schema import ShowBody
 from paddock_runner.api.runner import Runner
+from paddock_runner.core.compat import OLLAMA_VERSION
 from paddock_runner.core.options import Options, merge
 from paddock_runner.core.public_names import tagged
-
-VERSION = installed_version("paddock-operator")
 
 
 async def root(request: Request) -> Response:
@@ -35,7 +33,7 @@ async def root(request: Request) -> Response:
 
 async def version(request: Request) -> Response:
     """GET /api/version."""
-    return JSONResponse({"version": VERSION})
+    return JSONResponse({"version": OLLAMA_VERSION})
 
 
 async def tags(request: Request) -> Response:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import cast
 
 from paddock_runner.configfile import ConfigFile
+from paddock_runner.core import compat
 from paddock_runner.core.gateway_config import Model
 from paddock_runner.gateway import lists, naming, routes
 from paddock_runner.gateway.call import Answer, Call
@@ -71,7 +72,7 @@ class Answers:
         await call.exchange.respond(200, b"Ollama is running", _TEXT)
 
     async def _version(self, call: Call) -> None:
-        await call.exchange.respond_json({"version": lists.OLLAMA_VERSION})
+        await call.exchange.respond_json({"version": compat.OLLAMA_VERSION})
 
     async def _tags(self, call: Call) -> None:
         await call.exchange.respond_json(lists.tags(call.snapshot.visible(call.key)))

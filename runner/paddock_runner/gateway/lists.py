@@ -8,9 +8,6 @@ from datetime import datetime
 from paddock_runner.core import public_names
 from paddock_runner.core.gateway_config import Info, Model
 
-OLLAMA_VERSION = "0.33.0"
-"""The version of Ollama whose interface this is; clients ask for it to know what they may use."""
-
 Json = dict[str, object]
 
 
