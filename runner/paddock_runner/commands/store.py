@@ -13,10 +13,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from paddock_runner import logs
 from paddock_runner.core.modelfile import MAX_MODELFILE_BYTES, ModelfileError, parse_modelfile
 from paddock_runner.core.names import PIN_HOST, InvalidNameError, ModelName
+from paddock_runner.parent import die_with_parent
 from paddock_runner.store.create import create
-from paddock_runner.store.errors import StoreError
+from paddock_runner.store.errors import StoreError, from_os_error
 from paddock_runner.store.show import show, tags
 from paddock_runner.store.store import Store
 
@@ -26,9 +28,14 @@ EXIT_FAILED = 1
 def main(argv: Sequence[str]) -> int:
     """Run the command; returns 0, or 1 after printing `{"error","reason"}`."""
     arguments = _parser().parse_args(argv)
+    die_with_parent()
+    logs.setup("store")
     try:
         arguments.run(Store(arguments.models), arguments)
     except StoreError as error:
+        return _fail(str(error), error.reason)
+    except OSError as failure:
+        error = from_os_error(failure, "using", arguments.models)
         return _fail(str(error), error.reason)
     except InvalidNameError as error:
         return _fail(str(error), "InvalidName")
