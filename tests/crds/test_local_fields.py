@@ -61,6 +61,7 @@ REFUSED: dict[str, dict[str, Any]] = SOURCES | {
 REFUSED_ENDPOINT: dict[str, dict[str, Any]] = {
     "spec.auth.serviceAccounts": endpoint(auth={"serviceAccounts": {"accounts": [{"name": "a"}]}}),
     "spec.auth.jwt": endpoint(auth={"jwt": {"issuer": "i", "audience": "a", "jwksUrl": "https://h/k"}}),
+    "spec.limits.tokensPerMinute": endpoint(limits={"tokensPerMinute": 1000}),
     "spec.apis": endpoint(apis=["anthropic"]),
     "spec.tls": endpoint(tls={"secretName": "t"}),
     "spec.network": endpoint(network={"allowFrom": [{"cidr": "10.0.0.0/8"}]}),

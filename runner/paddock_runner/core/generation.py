@@ -47,8 +47,8 @@ class GenerationRequest:
 
     `prompt` is a tuple of segments: text segments are tokenised by the engine, `special` says whether control tokens in
     the text are parsed as such (template text yes, user text no); a tuple of ints is taken as token ids.
-    `max_tokens` < 0 means "until the context is full". `context_limit` caps the context of this request (num_ctx); 0 = the
-    model's own. `logprobs` None = none, n = the n best alternatives with the chosen token's own.
+    `max_tokens` < 0 means "until the context is full". `context_limit` caps the context of this request (num_ctx);
+    0 = the model's own. `logprobs` None = none, n = the n best alternatives with the chosen token's own.
     """
 
     request_id: str
@@ -123,7 +123,10 @@ class GenerationError(Exception):
 
 class ContextExceededError(GenerationError):
     def __init__(self, prompt_tokens: int, limit: int) -> None:
-        super().__init__(f"the prompt has {prompt_tokens} tokens, but the context length is {limit} tokens; shorten the prompt or raise spec.serving.contextLength")
+        super().__init__(
+            f"the prompt has {prompt_tokens} tokens, but the context length is {limit} tokens; "
+            "shorten the prompt or raise spec.serving.contextLength"
+        )
         self.prompt_tokens = prompt_tokens
         self.limit = limit
 
