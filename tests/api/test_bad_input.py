@@ -1,4 +1,4 @@
-"""Bodies that must not pass: each gets its status and a message that names what was wrong, and no engine ever sees it."""
+"""Bodies that must not pass: each gets its status and a message that names what was wrong; no engine ever sees it."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ from typing import Any
 
 import httpx
 import pytest
+from tests.support.front import Front, ScriptedEngine, front, served
 
 from paddock_runner.api.body import MAX_BODY_BYTES
-from tests.support.front import Front, ScriptedEngine, front, served
 
 USER = {"role": "user", "content": "x"}
 OPENAI: dict[str, Any] = {"model": "tiny", "messages": [USER]}
@@ -63,8 +63,10 @@ OPENAI_CHAT: list[tuple[dict[str, Any], str]] = [
     ({"messages": [{"role": "user"}]}, "messages.0.content"),
     ({"messages": [{"role": "user", "content": None}]}, "messages.0.content"),
     ({"messages": [{"role": "user", "content": 5}]}, "messages.0.content"),
-    ({"messages": [{"role": "user", "content": [{"type": "image_url", "image_url": {"url": "http://x"}}]}]},
-     "messages.0.content"),
+    (
+        {"messages": [{"role": "user", "content": [{"type": "image_url", "image_url": {"url": "http://x"}}]}]},
+        "messages.0.content",
+    ),
     ({"messages": [{"role": "user", "content": [{"type": "text", "text": "x"}] * 257}]}, "messages.0.content"),
     ({"messages": [{"role": "tool", "content": "x", "tool_call_id": "1"}]}, "messages.0"),
     ({"messages": [{"role": "assistant", "content": None, "tool_calls": [{}]}]}, "messages.0"),
@@ -105,7 +107,7 @@ OPENAI_CHAT: list[tuple[dict[str, Any], str]] = [
     ({"audio": {"voice": "x"}}, "audio"),
     ({"modalities": ["text", "audio"]}, "modalities"),
     ({"model": 5}, "model"),
-]  # fmt: skip
+]
 
 
 @pytest.mark.parametrize(("change", "param"), OPENAI_CHAT, ids=[json.dumps(change)[:40] for change, _ in OPENAI_CHAT])
@@ -120,10 +122,19 @@ async def test_openai_chat_names_the_field(at: Front, change: dict[str, Any], pa
 
 
 COMPLETIONS: list[tuple[dict[str, Any], str]] = [
-    ({"prompt": None}, "prompt"), ({"prompt": []}, "prompt"), ({"prompt": ["a", "b"]}, "prompt"), ({"prompt": [-1]}, "prompt"),
-    ({"prompt": [[1, 2]]}, "prompt"), ({"prompt": [1, "a"]}, "prompt"), ({"logprobs": 21}, "logprobs"), ({"logprobs": True}, "logprobs"),
-    ({"echo": True}, "echo"), ({"suffix": "x"}, "suffix"), ({"best_of": 3}, "best_of"), ({"n": 3}, "n"),
-]  # fmt: skip
+    ({"prompt": None}, "prompt"),
+    ({"prompt": []}, "prompt"),
+    ({"prompt": ["a", "b"]}, "prompt"),
+    ({"prompt": [-1]}, "prompt"),
+    ({"prompt": [[1, 2]]}, "prompt"),
+    ({"prompt": [1, "a"]}, "prompt"),
+    ({"logprobs": 21}, "logprobs"),
+    ({"logprobs": True}, "logprobs"),
+    ({"echo": True}, "echo"),
+    ({"suffix": "x"}, "suffix"),
+    ({"best_of": 3}, "best_of"),
+    ({"n": 3}, "n"),
+]
 
 
 @pytest.mark.parametrize(("change", "param"), COMPLETIONS, ids=[json.dumps(change) for change, _ in COMPLETIONS])
@@ -168,9 +179,15 @@ async def test_ollama_chat_says_what_is_wrong(at: Front, change: dict[str, Any],
 
 @pytest.mark.parametrize(
     ("change", "words"),
-    [({"context": [-1]}, "context.0"), ({"context": "x"}, "context"), ({"context": [2**31]}, "context.0"),
-     ({"raw": True, "context": [1]}, "raw mode"), ({"images": ["AA"]}, "vision"), ({"prompt": 5}, "prompt")],
-)  # fmt: skip
+    [
+        ({"context": [-1]}, "context.0"),
+        ({"context": "x"}, "context"),
+        ({"context": [2**31]}, "context.0"),
+        ({"raw": True, "context": [1]}, "raw mode"),
+        ({"images": ["AA"]}, "vision"),
+        ({"prompt": 5}, "prompt"),
+    ],
+)
 async def test_ollama_generate_says_what_is_wrong(at: Front, change: dict[str, Any], words: str) -> None:
     reply = await at.client.post("/api/generate", json={**TEXT, **change})
     assert reply.status_code == 400

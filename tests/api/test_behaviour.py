@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tests.support.front import Front, ScriptedEngine, answer, config_json, front
 
 from paddock_runner.api.facts import usable_messages, usable_options
 from paddock_runner.api.settings import parse_settings
@@ -16,7 +17,6 @@ from paddock_runner.configfile import ConfigFile
 from paddock_runner.core.chat import Message
 from paddock_runner.core.engine_facts import StepStats
 from paddock_runner.core.generation import EngineFailedError
-from tests.support.front import Front, ScriptedEngine, answer, config_json, front
 
 CHAT: dict[str, Any] = {"model": "tiny", "messages": [{"role": "user", "content": "x"}], "stream": False}
 CREDENTIAL = "backend-credential"
@@ -61,13 +61,21 @@ async def test_names_compare_as_ollama_does_and_are_echoed() -> None:
 
 
 OPEN = ["/healthz", "/readyz", "/metrics"]
-CLOSED = [("GET", "/"), ("GET", "/api/version"), ("GET", "/api/tags"), ("POST", "/api/chat"), ("GET", "/nothing"),
-          ("GET", "/v1/models"), ("POST", "/v1/chat/completions"), ("GET", "/v1/nothing"), ("POST", "/v1/messages")]  # fmt: skip
+CLOSED = [
+    ("GET", "/"),
+    ("GET", "/api/version"),
+    ("GET", "/api/tags"),
+    ("POST", "/api/chat"),
+    ("GET", "/nothing"),
+    ("GET", "/v1/models"),
+    ("POST", "/v1/chat/completions"),
+    ("GET", "/v1/nothing"),
+    ("POST", "/v1/messages"),
+]
+WRONG = ["Bearer wrong", "Bearer ", f"Basic {CREDENTIAL}", CREDENTIAL, f"Bearer {'x' * 5000}", "Bearer é"]
 
 
-@pytest.mark.parametrize(
-    "sent", [None, "Bearer wrong", "Bearer ", "Basic " + CREDENTIAL, CREDENTIAL, "Bearer " + "x" * 5000, "Bearer é"]
-)
+@pytest.mark.parametrize("sent", [None, *WRONG])
 async def test_without_the_credential_only_health_and_metrics(sent: str | None) -> None:
     async with front(anonymous=False, credentials=[{"endpoint": "default/main", "sha256": SUM}]) as at:
         headers = {} if sent is None else {"authorization": sent.encode("latin-1")}

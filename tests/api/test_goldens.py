@@ -14,6 +14,7 @@ from typing import Any
 
 import httpx
 import pytest
+from tests.support.front import FINISHED, ScriptedEngine, Step, answer, events_of, front, lines_of, logprob
 
 from paddock_runner.core.generation import (
     ContextExceededError,
@@ -26,7 +27,6 @@ from paddock_runner.core.generation import (
     QueueFullError,
     Started,
 )
-from tests.support.front import FINISHED, ScriptedEngine, Step, answer, events_of, front, lines_of, logprob
 
 GOLDENS = Path(__file__).parent / "goldens"
 WRITE = os.environ.get("PADDOCK_WRITE_GOLDENS") == "1"

@@ -26,18 +26,37 @@ from paddock_runner.core.options import (
 
 @pytest.mark.parametrize(
     ("text", "seconds"),
-    [("10m", 600), ("1h30m", 5400), ("300ms", 0.3), ("1.5s", 1.5), ("-5m", -300), ("0", 0), ("2h0m0.5s", 7200.5), ("+1s", 1),
-     ("1us", 1e-6), ("1µs", 1e-6), (".5s", 0.5)],
-)  # fmt: skip
+    [
+        ("10m", 600),
+        ("1h30m", 5400),
+        ("300ms", 0.3),
+        ("1.5s", 1.5),
+        ("-5m", -300),
+        ("0", 0),
+        ("2h0m0.5s", 7200.5),
+        ("+1s", 1),
+        ("1us", 1e-6),
+        ("1µs", 1e-6),
+        (".5s", 0.5),
+    ],
+)
 def test_go_durations(text: str, seconds: float) -> None:
     assert parse_duration(text) == pytest.approx(seconds)
 
 
 @pytest.mark.parametrize(
     ("text", "words"),
-    [("10", "missing unit"), ("", "invalid duration"), ("1x", "invalid"), ("m", "invalid"), ("1h 2m", "invalid"),
-     ("1h" * 100, "invalid"), ("-", "invalid"), ("1..5s", "invalid")],
-)  # fmt: skip
+    [
+        ("10", "missing unit"),
+        ("", "invalid duration"),
+        ("1x", "invalid"),
+        ("m", "invalid"),
+        ("1h 2m", "invalid"),
+        ("1h" * 100, "invalid"),
+        ("-", "invalid"),
+        ("1..5s", "invalid"),
+    ],
+)
 def test_bad_durations_are_told_in_gos_words(text: str, words: str) -> None:
     with pytest.raises(ValueError, match=words):
         parse_duration(text)
@@ -45,9 +64,18 @@ def test_bad_durations_are_told_in_gos_words(text: str, words: str) -> None:
 
 @pytest.mark.parametrize(
     ("value", "seconds"),
-    [(None, None), (0, 0), (-1, FOREVER), ("-1s", FOREVER), (30, 30), (0.5, 0.5), ("5m", 300), (1e300, MAX_SECONDS),
-     (math.nan, FOREVER)],
-)  # fmt: skip
+    [
+        (None, None),
+        (0, 0),
+        (-1, FOREVER),
+        ("-1s", FOREVER),
+        (30, 30),
+        (0.5, 0.5),
+        ("5m", 300),
+        (1e300, MAX_SECONDS),
+        (math.nan, FOREVER),
+    ],
+)
 def test_keep_alive(value: object, seconds: float | None) -> None:
     assert parse_keep_alive(value) == seconds
 
@@ -121,7 +149,8 @@ def test_earlier_layers_win() -> None:
 
 def test_every_sampling_option_reaches_the_sampler() -> None:
     options = parse_options({"temperature": 0.25, "top_k": 7, "top_p": 0.5, "min_p": 0.125, "typical_p": 0.75,
-                             "repeat_last_n": 9, "repeat_penalty": 1.5, "presence_penalty": 0.5, "frequency_penalty": -0.5,
+                             "repeat_last_n": 9, "repeat_penalty": 1.5, "presence_penalty": 0.5,
+                             "frequency_penalty": -0.5,
                              "mirostat": 2, "dry_multiplier": 0.5, "xtc_probability": 0.5, "dynatemp_range": 1,
                              "top_n_sigma": 2, "seed": 2**40 + 3})  # fmt: skip
     sampling = to_sampling(options, ((5, -1.0),))

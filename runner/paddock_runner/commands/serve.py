@@ -81,6 +81,8 @@ class Front:
     def __init__(self, path: Path) -> None:
         self._file = ConfigFile(path, parse_settings, on_change=self._on_change, on_error=self._on_error)
         config = self._file.value
+        if not Path(config.models).is_dir():
+            raise ValueError(f"models: {config.models} is not a folder")
         store = Store(Path(config.models))
         stored = wait_for(store, Digest.parse(config.digest))
         files = load_model(store, stored)
