@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -113,7 +114,7 @@ def drip(server: Server, request: BaseHTTPRequestHandler) -> None:
 
 
 def status(code: int, **headers: str) -> Handler:
-    return lambda server, request: send(request, code, b"nothing", **headers)
+    return lambda server, request: send(request, code, b"nothing", None, **headers)
 
 
 def shifted_range(server: Server, request: BaseHTTPRequestHandler) -> None:
@@ -187,6 +188,14 @@ def test_a_second_fetch_downloads_nothing_and_gives_the_same_digest(server: Serv
     assert server.source().fetch(store, quiet).digest == first.digest
     closed = Store(store.path, read_only=True)
     assert server.source().fetch(closed, quiet).digest == first.digest
+
+
+def test_one_fetch_per_digest_and_cache(server: Server, store: Store) -> None:
+    with ThreadPoolExecutor(4) as pool:
+        futures = [pool.submit(server.source().fetch, Store(store.path), quiet) for _ in range(4)]
+        digests = {future.result(30).digest for future in futures}
+    assert len(digests) == 1
+    assert server.ranges == [None]
 
 
 def test_a_read_only_cache_is_not_written(server: Server, store: Store) -> None:

@@ -283,9 +283,12 @@ def test_something_else_in_the_place_of_a_blob(store: Store, tmp_path: Path, kin
     path = store.blob_path(DIGEST)
     path.unlink()
     (tmp_path / "outside").write_bytes(DATA)
-    {"symlink": lambda: path.symlink_to(tmp_path / "outside"), "folder": path.mkdir, "fifo": lambda: os.mkfifo(path)}[
-        kind
-    ]()
+    if kind == "symlink":
+        path.symlink_to(tmp_path / "outside")
+    elif kind == "folder":
+        path.mkdir()
+    else:
+        os.mkfifo(path)
     with pytest.raises(CacheUnusableError, match="not a regular file"):
         store.verify_blob(DIGEST)
 

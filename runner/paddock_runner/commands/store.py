@@ -34,9 +34,9 @@ def main(argv: Sequence[str]) -> int:
         arguments.run(Store(arguments.models), arguments)
     except StoreError as error:
         return _fail(str(error), error.reason)
-    except OSError as failure:
-        error = from_os_error(failure, "using", arguments.models)
-        return _fail(str(error), error.reason)
+    except OSError as error:
+        typed = from_os_error(error, "using", arguments.models)
+        return _fail(str(typed), typed.reason)
     except InvalidNameError as error:
         return _fail(str(error), "InvalidName")
     except ModelfileError as error:
