@@ -32,6 +32,18 @@ async def test_keep_alive_counts_for_its_request_only() -> None:
         assert at.engine.keep_alives[-1] == 30
 
 
+async def test_a_time_of_zero_does_not_unload_the_model_under_its_own_request() -> None:
+    seen: list[list[float]] = []
+
+    async def look() -> None:
+        seen.append(list(at.engine.keep_alives))
+
+    async with front(ScriptedEngine([look, *answer("x")])) as at:
+        await at.client.post("/api/chat", json={**CHAT, "keep_alive": 0})
+        assert seen == [[]], "the time is set once the request holds the engine"
+        assert at.engine.keep_alives == [0]
+
+
 @pytest.mark.parametrize(("path", "empty"), [("/api/chat", {"messages": []}), ("/api/generate", {"prompt": ""})])
 async def test_empty_prompts_load_and_unload(path: str, empty: dict[str, Any]) -> None:
     async with front() as at:

@@ -16,6 +16,7 @@ from starlette.responses import JSONResponse, Response
 from paddock_runner.api import body as bodies
 from paddock_runner.api.context import arrival_of, refusal, runner_of
 from paddock_runner.api.errors import ApiError, error_body, unsupported
+from paddock_runner.api.metrics import Operation
 from paddock_runner.api.ollama_answer import Answer, Kind, encoded, one_reply, stamp, stream
 from paddock_runner.api.ollama_schema import ChatBody, GenerateBody, OllamaMessage
 from paddock_runner.api.prompting import Prompt, chat_prompt
@@ -41,9 +42,8 @@ async def generate(request: Request) -> Response:
         return _unload(runner, body.model, "generate")
     _refuse_generate(body)
     options = _options(runner, body)
-    runner.set_keep_alive(keep_alive)
     if not body.prompt:
-        return await _load(runner, body.model, "generate")
+        return await _load(runner, body.model, "generate", keep_alive)
     return _answer(request, body, "generate", options, await _generate_prompt(runner, body))
 
 
@@ -57,9 +57,8 @@ async def chat(request: Request) -> Response:
         raise _lacks(body.model, "tools")
     messages = [_message(body.model, index, message) for index, message in enumerate(body.messages)]
     options = _options(runner, body)
-    runner.set_keep_alive(keep_alive)
     if not messages:
-        return await _load(runner, body.model, "chat")
+        return await _load(runner, body.model, "chat", keep_alive)
     return _answer(request, body, "chat", options, await chat_prompt(runner, messages))
 
 
@@ -143,30 +142,37 @@ async def _generate_prompt(runner: Runner, body: GenerateBody) -> Prompt:
     return Prompt((*past, *prompt.segments), add_bos=prompt.add_bos and not past)
 
 
-def _answer(
-    request: Request, body: GenerateBody | ChatBody, kind: Kind, options: Options, prompt: Prompt
-) -> GeneratedReply:
-    runner, arrived = runner_of(request), arrival_of(request)
-    asked, declared = integer(options, "num_ctx", 0), runner.config.record.context_length
-    generation = GenerationRequest(
+def _generation(runner: Runner, body: GenerateBody | ChatBody, options: Options, prompt: Prompt) -> GenerationRequest:
+    asked = integer(options, "num_ctx", 0)
+    smaller = 0 < asked < runner.config.record.context_length
+    return GenerationRequest(
         request_id=request_id.get(),
         prompt=prompt.segments,
         max_tokens=max(-1, integer(options, "num_predict", -1)),
         sampling=to_sampling(options),
         stop=stops(options),
         logprobs=body.top_logprobs if body.logprobs else None,
-        context_limit=max(MIN_CONTEXT, asked) if 0 < asked < declared else 0,
+        context_limit=max(MIN_CONTEXT, asked) if smaller else 0,
         add_bos=prompt.add_bos,
     )
-    raw = isinstance(body, GenerateBody) and body.raw
-    answer = Answer(body.model, kind, arrived, runner.now, with_context=kind == "generate" and not raw)
-    events = runner.generate(generation, "chat" if kind == "chat" else "text_completion", arrived)
+
+
+def _answer(
+    request: Request, body: GenerateBody | ChatBody, kind: Kind, options: Options, prompt: Prompt
+) -> GeneratedReply:
+    runner, arrived = runner_of(request), arrival_of(request)
+    with_context = isinstance(body, GenerateBody) and not body.raw
+    answer = Answer(body.model, kind, arrived, runner.now, with_context=with_context)
+    operation: Operation = "chat" if kind == "chat" else "text_completion"
+    generation = _generation(runner, body, options, prompt)
+    events = runner.generate(generation, operation, arrived, parse_keep_alive(body.keep_alive))
+    declared = runner.config.record.context_length
     return GeneratedReply(
         stream(answer, events) if body.stream else one_reply(answer, events),
         media_type="application/x-ndjson" if body.stream else "application/json; charset=utf-8",
         refuse=lambda error: refusal(request, error),
         late=lambda error: encoded(error_body("ollama", error)) + b"\n",
-        headers={"X-Paddock-Context-Length": str(declared)} if asked > declared else None,
+        headers={"X-Paddock-Context-Length": str(declared)} if integer(options, "num_ctx", 0) > declared else None,
     )
 
 
@@ -175,7 +181,8 @@ def _unload(runner: Runner, model: str, kind: Kind) -> Response:
     return _done(model, kind, "unload")
 
 
-async def _load(runner: Runner, model: str, kind: Kind) -> Response:
+async def _load(runner: Runner, model: str, kind: Kind, keep_alive: float | None) -> Response:
+    runner.set_keep_alive(keep_alive)
     await runner.load()
     return _done(model, kind, "load")
 

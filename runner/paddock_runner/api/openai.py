@@ -86,7 +86,7 @@ def _refuse_chat(body: ChatBody) -> None:
     kind = body.response_format.get("type") if isinstance(body.response_format, dict) else body.response_format
     if kind not in (None, "text"):
         raise unsupported("response_format", 'response_format: only {"type": "text"} is supported yet')
-    for field in ("tools", "functions", "audio"):
+    for field in ("tools", "functions", "audio", "chat_template", "chat_template_kwargs"):
         if getattr(body, field):
             raise unsupported(field)
     if body.modalities not in (None, ["text"]):
@@ -148,7 +148,6 @@ def _answer(
         logprobs=logprobs,
         add_bos=prompt.add_bos,
     )
-    runner.set_keep_alive(None)
     usage = bool(body.stream_options and body.stream_options.include_usage)
     answer = Answer(body.model, kind, request_id.get(), with_usage=usage)
     events = runner.generate(generation, "chat" if kind == "chat" else "text_completion", arrived)

@@ -113,6 +113,8 @@ class ChatBody(_Common):
     functions: Any = None
     modalities: Any = None
     audio: Any = None
+    chat_template: Any = None
+    chat_template_kwargs: Any = None
 
 
 class CompletionBody(_Common):

@@ -158,15 +158,22 @@ class Runner:
         return False, self.engine.reason or f"the engine is {self.engine.state}"
 
     async def generate(
-        self, request: GenerationRequest, operation: Operation, arrived: float
+        self, request: GenerationRequest, operation: Operation, arrived: float, keep_alive: float | None = None
     ) -> AsyncGenerator[Event, None]:
-        """The engine's events, measured. `arrived` is `now()` at the request's arrival. Raises GenerationError."""
+        """The engine's events, measured. Raises GenerationError.
+
+        `arrived` is `now()` at the request's arrival; `keep_alive` (seconds) counts from its end, None is the
+        configured time.
+        """
         measured = Measured(self.metrics, operation, arrived, self.now)
         try:
             if self.draining:
                 raise DrainingError
             async with aclosing(self.engine.generate(request)) as events:  # type: ignore[type-var]
                 async for event in events:
+                    if isinstance(event, Started):
+                        # Not earlier: a time of 0 would unload the model before this request holds it.
+                        self.set_keep_alive(keep_alive)
                     measured.see(event)
                     yield event
         except Exception as error:
