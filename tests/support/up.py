@@ -22,9 +22,10 @@ DRAIN = 20.0
 
 
 def model(name: str, source: str | None = None, **spec: Any) -> dict[str, Any]:
-    """A Model that is served from the cache, small enough for any machine."""
+    """A Model that is served from the cache; one thread: two that wait for each other crawl on a busy machine."""
     serving = {"contextLength": 1024, "slots": 2} | spec.pop("serving", {})
-    body = {"source": {"ollama": {"name": source or name}}, "serving": serving} | spec
+    parameters = {"num_thread": 1} | spec.pop("parameters", {})
+    body = {"source": {"ollama": {"name": source or name}}, "serving": serving, "parameters": parameters} | spec
     return MODEL | {"metadata": {"name": name}, "spec": body}
 
 

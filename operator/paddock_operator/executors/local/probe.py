@@ -5,10 +5,12 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import re
 from dataclasses import dataclass, field
 from typing import Any
 
 _LIMIT = 64 * 1024
+_STATUS = re.compile(rb"HTTP/1\.[01] (\d{3})\b")
 TIMEOUT_SECONDS = 2.0
 
 
@@ -64,6 +66,6 @@ async def _all(reader: asyncio.StreamReader) -> bytes:
 
 def _parse(data: bytes) -> Readiness:
     head, _, body = data.partition(b"\r\n\r\n")
-    status = int(head.split(None, 2)[1]) if head.startswith(b"HTTP/1.") else 0
-    found = json.loads(body)
-    return Readiness(status, found if isinstance(found, dict) else {})
+    found = _STATUS.match(head)
+    members = json.loads(body)
+    return Readiness(int(found[1]) if found else 0, members if isinstance(members, dict) else {})
