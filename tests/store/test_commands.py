@@ -75,6 +75,18 @@ def test_create_list_show_cp_rm(seeded: Path) -> None:
     assert list((seeded / "blobs").iterdir()) == []
 
 
+def test_rm_of_the_last_name_frees_what_a_pull_pinned(seeded: Path) -> None:
+    request = {"source": {"ollama": {"name": "tiny:1b"}}, "digest": None}
+    assert run("pull", "--models", seeded, "--request", "-", stdin=request)[0] == 0
+    store = ("store", "--models", seeded)
+    run(*store, "cp", "tiny:1b", "copy")
+    run(*store, "rm", "tiny:1b")
+    assert len(list((seeded / "blobs").iterdir())) > 0
+    run(*store, "rm", "copy")
+    assert list((seeded / "blobs").iterdir()) == []
+    assert not (seeded / "manifests" / "pins.paddock.dev").exists()
+
+
 def test_create_prints_statuses(models: Path, modelfile: Path) -> None:
     code, lines, _ = run("store", "--models", models, "create", "x", "-f", modelfile)
     texts = [line["status"] for line in lines]

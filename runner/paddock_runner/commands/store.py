@@ -7,6 +7,7 @@ docs/reference/contracts.md.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import sys
 from collections.abc import Mapping, Sequence
@@ -18,7 +19,7 @@ from paddock_runner.core.modelfile import MAX_MODELFILE_BYTES, ModelfileError, p
 from paddock_runner.core.names import PIN_HOST, InvalidNameError, ModelName
 from paddock_runner.parent import die_with_parent
 from paddock_runner.store.create import create
-from paddock_runner.store.errors import StoreError, from_os_error
+from paddock_runner.store.errors import CacheUnusableError, StoreError, from_os_error
 from paddock_runner.store.show import show, tags
 from paddock_runner.store.store import Store
 
@@ -106,9 +107,18 @@ def _show(store: Store, arguments: argparse.Namespace) -> None:
     _print(show(store, _name(arguments.name)))
 
 
+def _unpin_last(store: Store, name: ModelName) -> None:
+    """Who removes the last name of a digest wants its disk space back, also if a Model was served from it once."""
+    with contextlib.suppress(CacheUnusableError):
+        digest = store.manifest(name).digest
+        if [item.digest for item in store.list()].count(digest) == 1:
+            store.unpin(digest)
+
+
 def _remove(store: Store, arguments: argparse.Namespace) -> None:
     names = [_name(text) for text in arguments.names]
     for name in names:
+        _unpin_last(store, name)
         store.delete(name)
     _print({"deleted": [str(name) for name in names]})
 

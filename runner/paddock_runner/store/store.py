@@ -143,6 +143,12 @@ class Store:
             pass
         self._manifests.write(pin_name(digest), data)
 
+    def unpin(self, digest: Digest) -> None:
+        """Take the root of `digest` away, if it has one; its blobs go with the next delete that finds them unused."""
+        self._require_writable()
+        with contextlib.suppress(NotFoundError):
+            self._manifests.remove(pin_name(digest))
+
     def list(self) -> tuple[StoredManifest, ...]:
         """All models, newest first. Pins are hidden; a corrupt manifest is logged and skipped."""
         found = [item for item in self._manifests.all() if isinstance(item, StoredManifest) and not item.is_pin]
