@@ -47,8 +47,7 @@ def paddock(home: Home, capsys: pytest.CaptureFixture[str]) -> Callable[..., Ran
         try:
             code = main([*arguments, "--home", str(home.root)])
         except SystemExit as error:
-            assert isinstance(error.code, int)
-            code = error.code
+            code = int(error.code or 0)
         return Ran(code, *capsys.readouterr())
 
     return run
@@ -217,7 +216,7 @@ def test_what_is_not_there(paddock: Callable[..., Ran], home: Home) -> None:
     assert (ran.code, ran.err) == (1, f"paddock: no Model 'x' in namespace y in {home.root}\n")
     assert paddock("get", "pods").code == 2
     assert paddock("describe", "model", "x").code == 1
-    assert paddock("get", "endpoints").out.split() [0] == "NAME"  # fmt: skip
+    assert paddock("get", "endpoints").out.split()[0] == "NAME"
 
 
 def test_describe(paddock: Callable[..., Ran], home: Home) -> None:
@@ -251,16 +250,30 @@ def test_lookup() -> None:
 
 @pytest.mark.parametrize(
     ("count", "text"),
-    [(0, "0 B"), (999, "999 B"), (1500, "1.5 KB"), (98_362_432, "98 MB"), (4_700_000_000, "4.7 GB"), (2 * 10**12, "2.0 TB")],
-)  # fmt: skip
+    [
+        (0, "0 B"),
+        (999, "999 B"),
+        (1500, "1.5 KB"),
+        (98_362_432, "98 MB"),
+        (4_700_000_000, "4.7 GB"),
+        (2 * 10**12, "2.0 TB"),
+    ],
+)
 def test_sizes(count: int, text: str) -> None:
     assert size(count) == text
 
 
 @pytest.mark.parametrize(
     ("seconds", "text"),
-    [(0.5, "Less than a second"), (1, "1 second"), (59, "59 seconds"), (3600, "1 hour"), (86400 * 8, "1 week"), (86400 * 800, "2 years")],
-)  # fmt: skip
+    [
+        (0.5, "Less than a second"),
+        (1, "1 second"),
+        (59, "59 seconds"),
+        (3600, "1 hour"),
+        (86400 * 8, "1 week"),
+        (86400 * 800, "2 years"),
+    ],
+)
 def test_spans(seconds: float, text: str) -> None:
     assert span(seconds) == text
 
