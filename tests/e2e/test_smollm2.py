@@ -35,8 +35,8 @@ def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Up]:
     (work / "quickstart" / "SmolLM2-135M-Instruct.Q4_1.gguf").symlink_to(weights())
     manifest = work / "quickstart" / "model.yaml"
     document = yaml.safe_load(manifest.read_text())
-    # A short answer is enough to see whether it makes sense.
-    document["spec"]["parameters"] = {"num_predict": 24}
+    # A short answer is enough to see whether it makes sense; one thread does not wait for another on a busy machine.
+    document["spec"]["parameters"] = {"num_predict": 24, "num_thread": 1}
     manifest.write_text(yaml.safe_dump(document))
     made = cli(work / "home", "create", "smollm2:135m", "-f", str(work / "quickstart" / "Modelfile"))
     assert made.returncode == 0, made.stderr

@@ -42,7 +42,7 @@ def cli(home: Path, *arguments: str, stdin: str | None = None, **env: str) -> su
         text=True,
         input=stdin,
         stdin=subprocess.DEVNULL if stdin is None else None,
-        timeout=60,
+        timeout=120,
         env=os.environ | env,
     )
 
