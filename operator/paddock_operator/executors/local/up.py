@@ -12,7 +12,7 @@ import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from paddock_operator.core.resources import Endpoint, KeyRecord, Ref, parse
+from paddock_operator.core.resources import DEFAULT_NAMESPACE, Endpoint, KeyRecord, Ref, parse
 from paddock_operator.executors.local import atomic, files, keys
 from paddock_operator.executors.local.announce import Announcer
 from paddock_operator.executors.local.context import Context
@@ -178,7 +178,8 @@ class _Up:
         """A namespace that never had a key gets one, shown this once. After `key revoke` none comes back by itself."""
         if (self._home.keys / namespace).exists():
             return False
-        self._reporter.key(DEFAULT_KEY, keys.create(self._home.keys, namespace, DEFAULT_KEY))
+        shown = DEFAULT_KEY if namespace == DEFAULT_NAMESPACE else f"{namespace}/{DEFAULT_KEY}"
+        self._reporter.key(shown, keys.create(self._home.keys, namespace, DEFAULT_KEY))
         return True
 
     def _look_at_cache(self) -> None:
