@@ -84,6 +84,10 @@ class EngineLoop:
         while not self._stopping:
             self.turn()
 
+    def close(self) -> None:
+        """End the helper thread. The backend and the link are the caller's."""
+        self._prompts.close()
+
     def turn(self) -> None:
         """Read the socket, then run one step, or wait if there is none."""
         for message in self._link.receive():
@@ -229,7 +233,8 @@ class EngineLoop:
         if self._events or not self._idle_told:
             self._send(self._stats(None, 0.0))
             self._idle_told = True
-        self._link.wait()
+        else:
+            self._link.wait()
 
     def _send(self, stats: StepStats) -> None:
         self._idle_told = False

@@ -55,9 +55,10 @@ class PromptThread:
     def __init__(self, backend: Backend, wake: Callable[[], None]) -> None:
         self._backend = backend
         self._wake = wake
-        self._todo: queue.SimpleQueue[tuple[int, GenerationRequest]] = queue.SimpleQueue()
+        self._todo: queue.SimpleQueue[tuple[int, GenerationRequest] | None] = queue.SimpleQueue()
         self._done: deque[tuple[int, list[int] | GenerationError]] = deque()
-        threading.Thread(target=self._work, name="prompts", daemon=True).start()
+        self._thread = threading.Thread(target=self._work, name="prompts", daemon=True)
+        self._thread.start()
 
     def submit(self, handle: int, request: GenerationRequest) -> None:
         self._todo.put((handle, request))
@@ -69,9 +70,14 @@ class PromptThread:
             finished.append(self._done.popleft())
         return finished
 
+    def close(self) -> None:
+        """End the thread after the prompt it is at."""
+        self._todo.put(None)
+        self._thread.join()
+
     def _work(self) -> None:
-        while True:
-            handle, request = self._todo.get()
+        while (job := self._todo.get()) is not None:
+            handle, request = job
             self._done.append((handle, self._encode(request)))
             self._wake()
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import os
 import time
+from contextlib import closing
 
 from paddock_runner.core.generation import Sampling
 from paddock_runner.core.scheduler import Chunk, Sequence
@@ -32,7 +33,8 @@ def serve(backend: Backend, link: FrameLink) -> None:
     memory = dataclasses.replace(loaded.memory, resident=resident_bytes(os.getpid()))
     seconds = time.monotonic() - began
     link.send(Ready(memory, seconds, loaded.threads, loaded.flash_attention, loaded.cells))
-    EngineLoop(backend, link, load, loaded, first_ms=first_ms).run()
+    with closing(EngineLoop(backend, link, load, loaded, first_ms=first_ms)) as loop:
+        loop.run()
 
 
 def self_test(backend: Backend) -> float:

@@ -24,6 +24,8 @@ EngineState = Literal["starting", "loading", "ready", "unloaded", "crashed"]
 
 LOAD_ATTEMPTS = 3
 _MAX_WAITING_IN_ENGINE = 4096
+# A child whose socket has closed is nearly always dying already; only a mad one needs to be killed.
+_DYING_SECONDS = 0.5
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +56,7 @@ class EngineSupervisor:
     """Read `state`, `reason`, `vocab`, `ready`, `restarts`, `process`; call `start`, `unload`, `wait_…`, `close`."""
 
     def __init__(self, model_path: Path, record: EngineRecord, owner: Supervised, timings: EngineTimings) -> None:
-        self.state: EngineState = "starting"
+        self.state: EngineState = "starting"  # also before the first start: nothing is loaded yet
         self.reason = ""
         self.vocab: VocabFacts | None = None
         self.ready: Ready | None = None
@@ -164,10 +166,13 @@ class EngineSupervisor:
 
     async def _bury(self, process: EngineProcess, reason: str) -> str:
         self.process, was_ready, self.ready = None, self.ready, None
+        asked = self._deliberate or self._closing
+        if not asked:
+            self.reason, self._retry_at = reason, time.monotonic() + self._backoff
+            self._set_state("crashed")
         # The requests hear of it before the corpse is cleared away: that can take as long as a core dump.
         self._owner.on_lost(reason)
-        asked = self._deliberate or self._closing
-        how = await process.end(self._timings.end_grace if asked else 0.0)
+        how = await process.end(self._timings.end_grace if asked else _DYING_SECONDS)
         if was_ready is None and not asked:
             self._failed_loads += 1
         return how if reason == "the engine process ended" else reason
@@ -229,8 +234,9 @@ class EngineSupervisor:
     def _set_state(self, state: EngineState) -> None:
         if state == "ready":
             self.reason = ""
-        self.state = state
-        self._owner.on_state(state)
+        if state != self.state:
+            self.state = state
+            self._owner.on_state(state)
         self._pulse()
 
     def _pulse(self) -> None:

@@ -1,0 +1,278 @@
+"""The scheduler against a backend that notices every wrong token, position and slot."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from paddock_runner.core.costs import CostModel
+from paddock_runner.core.engine_record import EngineRecord
+from paddock_runner.core.generation import ContextExceededError, InvalidRequestError, QueueFullError, Sampling
+from paddock_runner.core.scheduler import CHUNK_UNIT, MAX_PREEMPTIONS, Sampled, Scheduler, Sequence, Step
+from paddock_runner.engine.backend import NoCellsError
+from paddock_runner.engine.fake import FakeBackend
+
+LIMIT = 96
+
+
+def record(slots: int = 4, cells: int = 4096, batch: int = 64) -> EngineRecord:
+    return EngineRecord(LIMIT, slots, cells, slots, batch, "f16", "f16", "auto", True, False, 0, 1)
+
+
+def scheduler(slots: int = 4, cells: int = 4096, batch: int = 64, queue_depth: int = 100, ms: float = 1.0) -> Scheduler:
+    return Scheduler(slots=slots, cells=cells, batch=batch, queue_depth=queue_depth, costs=CostModel(ms))
+
+
+@dataclass
+class Machine:
+    """Scheduler and fake backend, as the loop joins them; time is what the cost function says."""
+
+    scheduler: Scheduler
+    backend: FakeBackend = field(default_factory=FakeBackend)
+    ms_per_token: float = 1.0
+    finished: dict[int, tuple[list[int], str]] = field(default_factory=dict)
+
+    def step(self, check: Callable[[Step], None] = lambda _: None) -> Step:
+        step = self.scheduler.schedule()
+        check(step)
+        if step.chunks:
+            try:
+                self.backend.decode(step.chunks)
+            except NoCellsError:
+                self._give_way(step)
+            else:
+                self._finish(step)
+        return step
+
+    def cancel(self, sequence: Sequence) -> None:
+        slot = self.scheduler.remove(sequence)
+        if slot >= 0:
+            self.backend.remove(slot)
+
+    def _give_way(self, step: Step) -> None:
+        victim = self.scheduler.newest(step)
+        slot = self.scheduler.preempt(victim)
+        if slot >= 0:
+            self.backend.remove(slot)
+        else:
+            self.cancel(victim)
+            self.finished[victim.key] = victim.tokens, "failed"
+
+    def _finish(self, step: Step) -> None:
+        sampler = self.backend.open_sampler(Sampling(temperature=0), ())
+        outputs = [chunk.sequence for chunk in step.chunks if chunk.output]
+        sampled = []
+        for row, sequence in enumerate(outputs):
+            token = self.backend.sample(row, sampler)
+            sampled.append(Sampled(sequence, token, self.backend.is_end(token)))
+        tokens = sum(len(chunk.tokens) for chunk in step.chunks)
+        for sequence, reason in self.scheduler.postprocess(step, sampled, tokens * self.ms_per_token):
+            self.cancel(sequence)
+            self.finished[sequence.key] = sequence.tokens, reason
+
+
+def alone(prompt: list[int], max_tokens: int) -> list[int]:
+    """What the fake model says when nobody else is there and the whole prompt is one chunk."""
+    machine = Machine(scheduler(slots=1, batch=LIMIT))
+    machine.backend.load(record(slots=1, batch=LIMIT), lambda _: None)
+    machine.scheduler.add(Sequence(0, list(prompt), LIMIT, max_tokens))
+    while 0 not in machine.finished:
+        machine.step()
+    return machine.finished[0][0]
+
+
+prompts = st.lists(st.integers(0, 255), min_size=1, max_size=LIMIT - 1)
+requests = st.lists(st.tuples(prompts, st.integers(1, 20)), min_size=1, max_size=8)
+
+
+@settings(max_examples=60, deadline=None)
+@given(requests, st.integers(1, 4), st.integers(8, 64), st.integers(LIMIT, 400), st.floats(0.1, 40))
+def test_sequences_together_say_what_each_says_alone(
+    wanted: list[tuple[list[int], int]], slots: int, batch: int, cells: int, ms: float
+) -> None:
+    machine = Machine(scheduler(slots, cells, batch, ms=ms), ms_per_token=ms)
+    machine.backend.load(record(slots, cells, batch), lambda _: None)
+    for key, (prompt, max_tokens) in enumerate(wanted):
+        machine.scheduler.add(Sequence(key, list(prompt), LIMIT, max_tokens))
+    for _ in range(4000):
+        if len(machine.finished) == len(wanted):
+            break
+        machine.step(lambda step: check_step(step, slots, batch))
+    for key, (prompt, max_tokens) in enumerate(wanted):
+        tokens, reason = machine.finished[key]
+        expected = alone(prompt, max_tokens)
+        assert tokens == expected if reason != "failed" else tokens == expected[: len(tokens)]
+    assert machine.backend.cells == {}
+    assert machine.scheduler.running == machine.scheduler.waiting == machine.scheduler.used_cells == 0
+
+
+def check_step(step: Step, slots: int, batch: int) -> None:
+    assert 0 < sum(len(chunk.tokens) for chunk in step.chunks) <= batch
+    assert len({chunk.sequence.key for chunk in step.chunks}) == len(step.chunks) <= slots
+    for chunk in step.chunks:
+        whole = chunk.start + len(chunk.tokens) == len(chunk.sequence.tokens)
+        assert chunk.output == whole
+        small = len(chunk.tokens) < CHUNK_UNIT and len(step.chunks) == 1
+        assert whole or small or len(chunk.tokens) % CHUNK_UNIT == 0
+
+
+@settings(max_examples=40, deadline=None)
+@given(requests, st.lists(st.tuples(st.integers(0, 7), st.sampled_from(["cancel", "hold", "release"])), max_size=30))
+def test_cancel_and_hold_at_any_moment_disturb_nobody_else(
+    wanted: list[tuple[list[int], int]], actions: list[tuple[int, str]]
+) -> None:
+    machine = Machine(scheduler(slots=3))
+    machine.backend.load(record(slots=3), lambda _: None)
+    sequences = [Sequence(key, list(prompt), LIMIT, most) for key, (prompt, most) in enumerate(wanted)]
+    for sequence in sequences:
+        machine.scheduler.add(sequence)
+    cancelled = set()
+    for number, action in actions:
+        sequence = sequences[number % len(sequences)]
+        if action == "cancel" and sequence.key not in machine.finished and sequence.key not in cancelled:
+            machine.cancel(sequence)
+            cancelled.add(sequence.key)
+        sequence.held = action == "hold"
+        assert all(not chunk.sequence.held for chunk in machine.step().chunks)
+    for sequence in sequences:
+        sequence.held = False
+    for _ in range(2000):
+        machine.step()
+    assert machine.finished.keys() | cancelled == set(range(len(wanted)))
+    for key, (tokens, _) in machine.finished.items():
+        assert tokens == alone(*wanted[key])
+
+
+def test_first_come_first_served() -> None:
+    machine = Machine(scheduler(slots=2))
+    machine.backend.load(record(slots=2), lambda _: None)
+    for key in range(6):
+        machine.scheduler.add(Sequence(key, [key + 1], LIMIT, 3))
+    order: list[int] = []
+    while len(machine.finished) < 6:
+        order += [sequence.key for sequence in machine.step().admitted]
+    assert order == list(range(6))
+
+
+def test_decode_goes_first_and_prefill_fills_the_rest() -> None:
+    plan = scheduler(batch=64, ms=2.0)
+    talking = Sequence(0, [1], LIMIT)
+    plan.add(talking)
+    plan.postprocess(plan.schedule(), [Sampled(talking, 5, False)], 2.0)
+    plan.add(Sequence(1, [1] * 90, LIMIT))
+    step = plan.schedule()
+    assert [(chunk.sequence.key, len(chunk.tokens)) for chunk in step.chunks] == [(0, 1), (1, 48)]
+
+
+def test_chunks_follow_the_learned_cost() -> None:
+    plan = scheduler(batch=512, ms=1.0)
+    long = Sequence(0, [1] * 3000, 4096)
+    plan.add(long)
+    first = plan.schedule()
+    assert len(first.chunks[0].tokens) == 144
+    plan.postprocess(first, [], 1440.0)  # ten times slower than thought
+    assert len(plan.schedule().chunks[0].tokens) == 15
+
+
+def test_steps_stay_below_the_bound_when_the_first_estimate_is_right() -> None:
+    plan = scheduler(batch=512, ms=3.0)
+    plan.add(Sequence(0, [1] * 1000, 4096))
+    while plan.used_cells < 1000:
+        step = plan.schedule()
+        milliseconds = sum(len(chunk.tokens) for chunk in step.chunks) * 3.0
+        assert milliseconds <= 200
+        plan.postprocess(step, [], milliseconds)
+
+
+def test_a_prompt_is_never_starved_by_decoding() -> None:
+    plan = scheduler(slots=2, ms=149.0)
+    talking = Sequence(0, [1], LIMIT)
+    plan.add(talking)
+    plan.postprocess(plan.schedule(), [Sampled(talking, 5, False)], 149.0)
+    plan.add(Sequence(1, [1] * 20, LIMIT))
+    fed = 0
+    for _ in range(4):
+        step = plan.schedule()
+        fed += step.costs.prefill_tokens
+        plan.postprocess(step, [Sampled(c.sequence, 5, False) for c in step.chunks if c.output], 149.0)
+    assert fed > 0
+
+
+def test_decoders_take_turns_when_a_step_cannot_hold_all() -> None:
+    plan = scheduler(slots=4, ms=60.0)
+    sequences = [Sequence(key, [1], LIMIT) for key in range(4)]
+    for sequence in sequences:
+        plan.add(sequence)
+    for _ in range(20):
+        step = plan.schedule()
+        sampled = [Sampled(chunk.sequence, 5, False) for chunk in step.chunks if chunk.output]
+        plan.postprocess(step, sampled, 60.0 * len(step.chunks))
+    counts = [sequence.generated for sequence in sequences]
+    assert min(counts) > 0
+    assert max(counts) - min(counts) <= 2
+
+
+def test_length_at_the_context_limit() -> None:
+    machine = Machine(scheduler())
+    machine.backend.load(record(), lambda _: None)
+    machine.scheduler.add(Sequence(0, [7] * 90, 95))
+    while not machine.finished:
+        machine.step()
+    tokens, reason = machine.finished[0]
+    assert (len(tokens), reason) == (95, "length")
+
+
+def test_the_end_token_ends() -> None:
+    plan = scheduler()
+    sequence = Sequence(0, [1], LIMIT)
+    plan.add(sequence)
+    assert plan.postprocess(plan.schedule(), [Sampled(sequence, 257, True)], 1.0) == [(sequence, "stop")]
+
+
+def test_refusals_change_nothing() -> None:
+    plan = scheduler(queue_depth=1)
+    with pytest.raises(InvalidRequestError, match="prompt"):
+        plan.add(Sequence(0, [], LIMIT))
+    with pytest.raises(ContextExceededError, match=f"{LIMIT} tokens, but the context length is {LIMIT}"):
+        plan.add(Sequence(0, [1] * LIMIT, LIMIT))
+    plan.add(Sequence(0, [1], LIMIT))
+    with pytest.raises(QueueFullError):
+        plan.add(Sequence(1, [1], LIMIT))
+    assert plan.waiting == 1
+
+
+def test_the_newest_gives_way_and_comes_back_first() -> None:
+    plan = scheduler(slots=2)
+    old, new, later = (Sequence(key, [1] * 8, LIMIT) for key in range(3))
+    for sequence in (old, new, later):
+        plan.add(sequence)
+    step = plan.schedule()
+    assert plan.newest(step) is new
+    assert plan.preempt(new) == 1
+    assert (new.slot, new.cached, plan.running, plan.waiting) == (-1, 0, 1, 2)
+    assert plan.schedule().admitted == [new]
+
+
+def test_nobody_gives_way_alone_or_for_ever() -> None:
+    plan = scheduler(slots=2)
+    first, second = Sequence(0, [1], LIMIT), Sequence(1, [1], LIMIT)
+    plan.add(first)
+    plan.schedule()
+    assert plan.preempt(first) == -1
+    plan.add(second)
+    plan.schedule()
+    for _ in range(MAX_PREEMPTIONS):
+        assert plan.preempt(second) >= 0
+        plan.schedule()
+    assert plan.preempt(second) == -1
+
+
+def test_nobody_is_admitted_without_cells() -> None:
+    plan = scheduler(slots=2, cells=20)
+    plan.add(Sequence(0, [1] * 12, LIMIT))
+    plan.add(Sequence(1, [1] * 12, LIMIT))
+    assert [sequence.key for sequence in plan.schedule().admitted] == [0]
