@@ -18,11 +18,12 @@ from paddock_operator.__main__ import main as operator_main
 from paddock_operator.cli import main
 from paddock_operator.cli.columns import columns, lookup
 from paddock_operator.cli.store import full_name
-from paddock_operator.cli.text import age, ago, safe, size, span
+from paddock_operator.cli.text import age, ago, size, span
 from paddock_operator.core.resources import Ref
 from paddock_operator.executors.local import keys, state
 from paddock_operator.executors.local.crdfiles import crds
 from paddock_operator.executors.local.home import Home, Ownership
+from paddock_operator.executors.local.plain import safe
 
 NOW = datetime(2026, 1, 2, 12, tzinfo=UTC)
 

@@ -17,12 +17,13 @@ import yaml
 from paddock_operator.cli.columns import columns
 from paddock_operator.cli.errors import BAD_USAGE, CliError
 from paddock_operator.cli.home import home_of
-from paddock_operator.cli.text import age, safe, table
+from paddock_operator.cli.text import age, table
 from paddock_operator.core.resources import API_VERSION
 from paddock_operator.executors.local import state
 from paddock_operator.executors.local.context import utc_now
 from paddock_operator.executors.local.crdfiles import crds
 from paddock_operator.executors.local.home import owner
+from paddock_operator.executors.local.plain import safe
 from paddock_operator.executors.local.status import not_running
 
 Object = dict[str, Any]

@@ -20,9 +20,10 @@ from typing import IO, Any
 from paddock_operator.cli.errors import BAD_USAGE, CliError
 from paddock_operator.cli.home import home_of
 from paddock_operator.cli.progress import Bars
-from paddock_operator.cli.text import ago, safe, size, table
+from paddock_operator.cli.text import ago, size, table
 from paddock_operator.executors.local import state
 from paddock_operator.executors.local.home import Home, owner
+from paddock_operator.executors.local.plain import safe
 
 Reply = dict[str, Any]
 

@@ -6,6 +6,8 @@ import sys
 from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
 
+from paddock_operator.executors.local.plain import safe
+
 _UNITS = ((10**12, "TB"), (10**9, "GB"), (10**6, "MB"), (10**3, "KB"))
 _SPANS = ((365 * 86400, "year"), (30 * 86400, "month"), (7 * 86400, "week"), (86400, "day"), (3600, "hour"))
 _SHORT = ((86400, "d"), (3600, "h"), (60, "m"))
@@ -55,11 +57,6 @@ def age(text: str, now: datetime) -> str:
         return ""
     seconds = max(0, int((now - when).total_seconds()))
     return next((f"{seconds // length}{unit}" for length, unit in _SHORT if seconds >= length), f"{seconds}s")
-
-
-def safe(value: str) -> str:
-    """Text without control characters: a name or a message must not steer the terminal."""
-    return "".join(character if character.isprintable() else " " for character in value)
 
 
 def table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> None:

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from rich.console import Console, Group
 from rich.live import Live
-from rich.markup import escape
 from rich.progress import (
     BarColumn,
     DownloadColumn,
@@ -18,8 +17,10 @@ from rich.progress import (
     TransferSpeedColumn,
 )
 from rich.table import Table
+from rich.text import Text
 
 from paddock_operator.core.resources import Ref
+from paddock_operator.executors.local.plain import safe
 from paddock_operator.executors.local.report import Condition, TextReporter
 
 _COLOURS = {"True": "green", "False": "yellow", "Unknown": "dim"}
@@ -52,8 +53,9 @@ class TerminalReporter(TextReporter):
         for ref, condition in sorted(self._rows.items()):
             status = str(condition.get("status", ""))
             colour = _COLOURS.get(status, "dim")
-            reason, message = escape(str(condition.get("reason", ""))), escape(str(condition.get("message", "")))
-            table.add_row(ref.kind, f"{ref.namespace}/{ref.name}", f"[{colour}]{status}[/]", reason, message)
+            # Text, not markup: messages hold names that users chose.
+            words = [Text(safe(str(condition.get(name, "")))) for name in ("reason", "message")]
+            table.add_row(ref.kind, f"{ref.namespace}/{ref.name}", Text(status, style=colour), *words)
         return table
 
     def progress(self, ref: Ref, digest: str, completed: int, total: int, bytes_per_second: float) -> None:
@@ -89,7 +91,7 @@ class TerminalReporter(TextReporter):
             self.note(line)
 
     def note(self, message: str) -> None:
-        self._console.print(message, markup=False, highlight=False)
+        self._console.print(Text(safe(message)))
 
     def close(self) -> None:
         self._live.stop()
