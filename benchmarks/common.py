@@ -68,6 +68,7 @@ class Child:
 
     def __init__(self, command: list[str], *, events: bool = True, env: dict[str, str] | None = None) -> None:
         output = subprocess.PIPE if events else subprocess.DEVNULL
+        env = dict(env or os.environ, PADDOCK_PARENT_PID=str(os.getpid()))
         self.process = subprocess.Popen(
             command, stdout=output, stderr=subprocess.DEVNULL, text=True, start_new_session=True, env=env
         )
