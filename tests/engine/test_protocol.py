@@ -83,7 +83,7 @@ CANCEL = tag_of(protocol.Cancel(1))
 @pytest.mark.parametrize(
     "value",
     [
-        None, 5, [], {}, [CANCEL], [CANCEL, "7"], [CANCEL, 7.0], [CANCEL, True], [CANCEL, 7, 8], 
+        None, 5, [], {}, [CANCEL], [CANCEL, "7"], [CANCEL, 7.0], [CANCEL, True], [CANCEL, 7, 8],
         [-1, 7], [999, 7], ["x"],
         [tag_of(MESSAGES[2]), "half"],
         [tag_of(MESSAGES[9]), [[tag_of(MESSAGES[5]), 7]], None],
