@@ -157,9 +157,11 @@ def test_pull_of_a_cached_name(seeded: Path) -> None:
     assert len(json.dumps(result)) <= 4096
 
 
-def test_a_pinned_digest_outlives_its_name(seeded: Path) -> None:
+def test_a_pinned_digest_outlives_a_move_of_its_name(seeded: Path, modelfile: Path) -> None:
     digest = pull(seeded, {"ollama": {"name": "tiny:1b"}})[1][-1]["result"]["digest"]
-    assert run("store", "--models", seeded, "rm", "tiny:1b")[0] == 0
+    modelfile.write_text("FROM ./tiny.gguf\nSYSTEM Be brief.\n")
+    assert run("store", "--models", seeded, "create", "tiny:1b", "-f", modelfile)[0] == 0
+    assert run("store", "--models", seeded, "show", "tiny:1b")[1][0]["system"] == "Be brief."
     code, lines, _ = pull(seeded, {"ollama": {"name": "tiny:1b"}}, digest)
     assert code == 0
     assert lines[-1]["result"]["digest"] == digest
