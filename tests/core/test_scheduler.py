@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import statistics
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
@@ -174,8 +175,48 @@ def test_chunks_follow_the_learned_cost() -> None:
     plan.add(long)
     first = plan.schedule()
     assert len(first.chunks[0].tokens) == 144
-    plan.postprocess(first, [], 1440.0)  # ten times slower than thought
-    assert len(plan.schedule().chunks[0].tokens) == 15
+    plan.postprocess(first, [], 432.0)  # three times slower than thought
+    assert len(plan.schedule().chunks[0].tokens) == 32
+
+
+def test_a_busy_machine_does_not_shrink_batches_to_nothing() -> None:
+    """Each step costs 180 ms, however few tokens it has; small chunks would only make the prompt take for ever."""
+    plan = scheduler(slots=8, batch=512, ms=7.0)
+    long = Sequence(0, [1] * 1600, 4096)
+    plan.add(long)
+    steps = 0
+    while plan.used_cells < 1600:
+        plan.postprocess(plan.schedule(), [], 180.0)
+        steps += 1
+    assert steps <= 101
+    plan.remove(long)
+    sequences = [Sequence(key, [1], LIMIT) for key in range(8)]
+    for sequence in sequences:
+        plan.add(sequence)
+    for _ in range(40):
+        step = plan.schedule()
+        plan.postprocess(step, [Sampled(c.sequence, 5, False) for c in step.chunks if c.output], 180.0)
+    assert len(plan.schedule().chunks) == 8
+
+
+def test_a_slow_model_gets_chunks_below_the_grid() -> None:
+    plan = scheduler(batch=512, ms=60.0)
+    plan.add(Sequence(0, [1] * 100, 4096))
+    assert len(plan.schedule().chunks[0].tokens) == 3
+
+
+@pytest.mark.parametrize(("fixed", "each", "most"), [(40, 2, 32), (20, 7, 16), (10, 20, 6), (3, 3, 48), (150, 0.5, 16)])
+def test_chunks_grow_to_what_a_step_can_take(fixed: float, each: float, most: int) -> None:
+    """Also from a bad start: the time of the first token was taken while the machine was busy."""
+    plan = scheduler(batch=512, ms=50.0)
+    plan.add(Sequence(0, [1] * 3000, 4096))
+    sizes = []
+    for _ in range(30):
+        step = plan.schedule()
+        sizes.append(step.costs.prefill_tokens)
+        plan.postprocess(step, [], fixed + each * sizes[-1])
+    assert statistics.median(sizes[10:]) >= most
+    assert fixed + each * max(sizes) <= 200
 
 
 def test_steps_stay_below_the_bound_when_the_first_estimate_is_right() -> None:

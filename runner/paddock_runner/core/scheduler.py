@@ -7,6 +7,7 @@ are not all in the cache) or decoding (all but its newest token are). A slot's n
 
 from __future__ import annotations
 
+import itertools
 from collections import deque
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
@@ -39,7 +40,7 @@ class Sequence:
     cached: int = 0
     held: bool = False
     preemptions: int = 0
-    last_step: int = -1
+    last_turn: int = -1
 
     def __post_init__(self) -> None:
         self.prompt_tokens = len(self.tokens)
@@ -99,7 +100,7 @@ class Scheduler:
         self._waiting: deque[Sequence] = deque()
         self._active: list[Sequence] = []  # oldest first
         self._prefill_owed = False
-        self._steps = 0
+        self._turns = itertools.count()
 
     @property
     def waiting(self) -> int:
@@ -153,8 +154,7 @@ class Scheduler:
         self._costs.observe(step.costs, milliseconds)
         for chunk in step.chunks:
             chunk.sequence.cached = chunk.start + len(chunk.tokens)
-            chunk.sequence.last_step = self._steps
-        self._steps += 1
+            chunk.sequence.last_turn = next(self._turns)
         return list(self._ended(sampled))
 
     def newest(self, step: Step) -> Sequence:
@@ -205,52 +205,60 @@ class Scheduler:
         deepest = 0
         ready = [sequence for sequence in self._active if sequence.decoding and not sequence.held]
         # Who was left out of the last step for lack of time comes first now.
-        for sequence in sorted(ready, key=_last_step)[: max(room, 0)]:
+        for sequence in sorted(ready, key=_last_turn)[: max(room, 0)]:
             deepest = max(deepest, sequence.cached)
-            if (chunks or not must) and self._costs.decode_ms(len(chunks) + 1, deepest) > budget_ms:
+            free = must and len(chunks) < self._costs.always
+            if not free and self._costs.decode_ms(len(chunks) + 1, deepest) > budget_ms:
                 break
             chunks.append(Chunk(sequence, sequence.cached, sequence.tokens[-1:], True))
         return chunks
 
     def _prefill_chunks(self, budget_ms: float, room: int, *, must: bool = True) -> list[Chunk]:
         chunks: list[Chunk] = []
+        least = min(CHUNK_UNIT, self._costs.always) if must else 0
         for sequence in self._active:
-            if room <= 0 or not _needs_prefill(sequence):
+            if not _needs_prefill(sequence):
                 continue
-            per_token = self._costs.prefill_ms_per_token(sequence.cached)
-            size = _chunk_size(sequence.missing, room, budget_ms / per_token, must=must and not chunks)
+            size = self._chunk_size(sequence, chunks, budget_ms, room - _count(chunks), least)
             if size == 0:
                 break
             chunks.append(_prefill_chunk(sequence, size))
-            room -= size
-            budget_ms -= size * per_token
+            least = 0
         return chunks
+
+    def _chunk_size(self, sequence: Sequence, chunks: list[Chunk], budget_ms: float, room: int, least: int) -> int:
+        """The largest chunk that fits beside `chunks`; `least` when none does."""
+        taken, depth = _count(chunks), max(_depth(chunks), sequence.cached)
+        for size in _chunk_sizes(sequence.missing, room, least):
+            if self._costs.prefill_ms(taken + size, depth) <= budget_ms:
+                return size
+        return min(least, sequence.missing, room)
 
     def _decode_ms(self, chunks: list[Chunk]) -> float:
         return self._costs.decode_ms(len(chunks), _depth(chunks))
 
     def _prefill_ms(self, chunks: list[Chunk]) -> float:
-        return sum(self._costs.prefill_ms_per_token(chunk.start) * len(chunk.tokens) for chunk in chunks)
+        return self._costs.prefill_ms(_count(chunks), _depth(chunks))
 
 
-def _last_step(sequence: Sequence) -> int:
-    return sequence.last_step
+def _last_turn(sequence: Sequence) -> int:
+    return sequence.last_turn
 
 
 def _needs_prefill(sequence: Sequence) -> bool:
     return not sequence.held and not sequence.decoding
 
 
-def _chunk_size(missing: int, room: int, affordable: float, *, must: bool) -> int:
-    """Tokens of a prefill chunk: all that are missing, or a multiple of CHUNK_UNIT that fits. `must`: at least one."""
-    fits = min(room, int(max(affordable, 0)))
-    if missing <= fits:
-        return missing
-    whole = fits - fits % CHUNK_UNIT
-    if whole or not must:
-        return whole
-    # Even a small chunk exceeds the target: a slow model. Progress matters more than the grid.
-    return min(missing, room, max(1, fits))
+def _chunk_sizes(missing: int, room: int, least: int) -> Iterator[int]:
+    """What a chunk may have, largest first: all that are missing, multiples of CHUNK_UNIT.
+
+    Below that, more than `least`, if something must be done and not even one unit fits: a slow model.
+    """
+    if missing <= room:
+        yield missing
+    yield from range(min(missing - 1, room) // CHUNK_UNIT * CHUNK_UNIT, 0, -CHUNK_UNIT)
+    if least:
+        yield from range(min(missing, room, CHUNK_UNIT) - 1, least, -1)
 
 
 def _prefill_chunk(sequence: Sequence, size: int) -> Chunk:
