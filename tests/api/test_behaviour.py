@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 from tests.support.front import Front, ScriptedEngine, answer, config_json, front
 
+from paddock_runner.api import ollama_models
 from paddock_runner.api.facts import usable_messages, usable_options
 from paddock_runner.api.settings import parse_settings
 from paddock_runner.configfile import ConfigFile
@@ -288,3 +289,10 @@ def test_unusable_layers_of_a_manifest_are_left_out(caplog: pytest.LogCaptureFix
     assert len(caplog.records) == 3
     messages = ({"role": "tool", "content": "x"}, {"role": "user", "content": "y"})
     assert usable_messages(messages) == (Message("user", "y"),)
+
+
+def test_a_shown_modelfile_tells_no_paths_of_the_server() -> None:
+    blob = "/srv/cache/blobs/sha256-" + "a" * 64
+    text = f"FROM {blob}\nADAPTER {blob}\nSYSTEM FROM here on, be kind.\n"
+    expected = f"FROM tiny:latest\nADAPTER sha256:{'a' * 64}\nSYSTEM FROM here on, be kind.\n"
+    assert ollama_models.without_paths(text, "tiny:latest") == expected

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 import time
 from collections.abc import Mapping
 from typing import Any
@@ -92,9 +93,18 @@ def shown(runner: Runner, stored: Mapping[str, Any]) -> dict[str, Any]:
         "template": config.template or own_template or facts.template or "",
         "system": config.system if config.system is not None else facts.system,
         "messages": [{"role": message.role, "content": message.content} for message in messages],
+        "modelfile": without_paths(str(stored.get("modelfile", "")), shown_names(runner)[0]),
     }
     kept = {key: value for key, value in stored.items() if key not in effective}
     return {**kept, **{key: value for key, value in effective.items() if value or key == "template"}}
+
+
+_BLOB_LINE = re.compile(r"^(FROM|ADAPTER) .*/sha256-([0-9a-f]{64})$", re.MULTILINE)
+
+
+def without_paths(modelfile: str, name: str) -> str:
+    """A Modelfile for callers of the API: where files lie on the server is none of their business."""
+    return _BLOB_LINE.sub(lambda line: f"FROM {name}" if line[1] == "FROM" else f"ADAPTER sha256:{line[2]}", modelfile)
 
 
 def shown_names(runner: Runner) -> list[str]:
