@@ -57,6 +57,32 @@ async def test_empty_prompts_load_and_unload(path: str, empty: dict[str, Any]) -
         assert at.engine.calls == ["load", "unload"]
 
 
+@pytest.mark.parametrize(("verbs", "value", "seconds"), [
+    ("infer", 10, 30), ("infer", 60, 60), ("infer", -1, -1), ("infer", 0, 30), ("infer", None, 30),
+    ("infer,manage", 10, 10), ("infer,manage", 0, 0),
+])  # fmt: skip
+async def test_a_key_for_inference_only_lengthens_keep_alive(verbs: str, value: object, seconds: float) -> None:
+    async with front(keepAliveSeconds=30) as at:
+        reply = await at.client.post(
+            "/api/chat", json={**CHAT, "keep_alive": value}, headers={"X-Paddock-Verbs": verbs}
+        )
+        assert reply.status_code == 200
+        assert at.engine.keep_alives[-1] == seconds
+
+
+@pytest.mark.parametrize(("path", "empty"), [("/api/chat", {"messages": []}), ("/api/generate", {"prompt": ""})])
+async def test_unloading_needs_the_verb_manage(path: str, empty: dict[str, Any]) -> None:
+    async with front() as at:
+        body = {"model": "tiny", **empty, "keep_alive": 0}
+        reply = await at.client.post(path, json=body, headers={"X-Paddock-Verbs": "infer"})
+        assert reply.status_code == 403
+        assert reply.json() == {"error": "unloading a model needs a key with the verb manage"}
+        await asyncio.sleep(0)
+        assert at.engine.calls == []
+        reply = await at.client.post(path, json=body, headers={"X-Paddock-Verbs": "infer,manage"})
+        assert reply.json()["done_reason"] == "unload"
+
+
 async def test_ps_tells_until_when() -> None:
     async with front(keepAliveSeconds=-1) as at:
         assert (await at.client.get("/api/ps")).json()["models"][0]["expires_at"].startswith("23")

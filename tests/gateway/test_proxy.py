@@ -103,6 +103,12 @@ async def test_a_good_request_id_and_trace_are_kept(gateway: kit.Running, backen
     assert backend.requests[0].headers["traceparent"] == trace
 
 
+async def test_the_runner_hears_what_the_key_may_do(gateway: kit.Running, backend: kit.Backend) -> None:
+    forged = {**gateway.auth(), "X-Paddock-Verbs": "infer,manage"}
+    await gateway.post("/api/chat", {"model": "smollm2"}, headers=forged)
+    assert backend.requests[0].headers["x-paddock-verbs"] == "infer"
+
+
 async def test_hop_by_hop_headers_do_not_come_down(gateway: kit.Running, backend: kit.Backend) -> None:
     async def script(_request: kit.Received, writer: asyncio.StreamWriter) -> None:
         extra = ("Content-Length: 2", "Connection: x-private", "X-Private: 1", "Server: s", "Set-Cookie: a=b")

@@ -39,12 +39,13 @@ async def generate(request: Request) -> Response:
     runner, body = runner_of(request), await bodies.read(request, GenerateBody)
     keep_alive = _check(runner, body, 404, f"model '{body.model[:200]}' not found")
     if not body.prompt and keep_alive == 0:
-        return _unload(runner, body.model, "generate")
+        return _unload(request, body.model, "generate")
+    keep_alive = granted(request, keep_alive)
     _refuse_generate(body)
     options = _options(runner, body)
     if not body.prompt:
         return await _load(runner, body.model, "generate", keep_alive)
-    return _answer(request, body, "generate", options, await _generate_prompt(runner, body))
+    return _answer(request, body, "generate", options, await _generate_prompt(runner, body), keep_alive)
 
 
 async def chat(request: Request) -> Response:
@@ -52,14 +53,15 @@ async def chat(request: Request) -> Response:
     runner, body = runner_of(request), await bodies.read(request, ChatBody)
     keep_alive = _check(runner, body, 400, "model is required")
     if not body.messages and keep_alive == 0:
-        return _unload(runner, body.model, "chat")
+        return _unload(request, body.model, "chat")
+    keep_alive = granted(request, keep_alive)
     if body.tools:
         raise _lacks(body.model, "tools")
     messages = [_message(body.model, index, message) for index, message in enumerate(body.messages)]
     options = _options(runner, body)
     if not messages:
         return await _load(runner, body.model, "chat", keep_alive)
-    return _answer(request, body, "chat", options, await chat_prompt(runner, messages))
+    return _answer(request, body, "chat", options, await chat_prompt(runner, messages), keep_alive)
 
 
 def _check(runner: Runner, body: GenerateBody | ChatBody, missing: int, missing_text: str) -> float | None:
@@ -158,14 +160,19 @@ def _generation(runner: Runner, body: GenerateBody | ChatBody, options: Options,
 
 
 def _answer(
-    request: Request, body: GenerateBody | ChatBody, kind: Kind, options: Options, prompt: Prompt
+    request: Request,
+    body: GenerateBody | ChatBody,
+    kind: Kind,
+    options: Options,
+    prompt: Prompt,
+    keep_alive: float | None,
 ) -> GeneratedReply:
     runner, arrived = runner_of(request), arrival_of(request)
     with_context = isinstance(body, GenerateBody) and not body.raw
     answer = Answer(body.model, kind, arrived, runner.now, with_context=with_context)
     operation: Operation = "chat" if kind == "chat" else "text_completion"
     generation = _generation(runner, body, options, prompt)
-    events = runner.generate(generation, operation, arrived, parse_keep_alive(body.keep_alive))
+    events = runner.generate(generation, operation, arrived, keep_alive)
     declared = runner.config.record.context_length
     return GeneratedReply(
         stream(answer, events) if body.stream else one_reply(answer, events),
@@ -176,8 +183,24 @@ def _answer(
     )
 
 
-def _unload(runner: Runner, model: str, kind: Kind) -> Response:
-    runner.unload_soon()
+def _may_manage(request: Request) -> bool:
+    """The gateway says what the caller's key may do; who shows the backend credential without it is the operator."""
+    verbs = request.headers.get("x-paddock-verbs")
+    return verbs is None or "manage" in verbs.split(",")
+
+
+def granted(request: Request, keep_alive: float | None) -> float | None:
+    """The keep-alive that this caller gets: a key for inference may lengthen the configured one, never shorten it."""
+    configured = runner_of(request).config.keep_alive_seconds
+    if keep_alive is None or keep_alive < 0 or _may_manage(request):
+        return keep_alive
+    return keep_alive if 0 <= configured <= keep_alive else None
+
+
+def _unload(request: Request, model: str, kind: Kind) -> Response:
+    if not _may_manage(request):
+        raise ApiError(403, "unloading a model needs a key with the verb manage", reason="auth", param="keep_alive")
+    runner_of(request).unload_soon()
     return _done(model, kind, "unload")
 
 

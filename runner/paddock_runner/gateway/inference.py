@@ -14,7 +14,7 @@ from paddock_runner.gateway.exchange import Exchange
 from paddock_runner.gateway.limits import Buckets, Gate
 from paddock_runner.gateway.metrics import Metrics
 from paddock_runner.gateway.proxy import Proxy
-from paddock_runner.gateway.snapshot import INFER
+from paddock_runner.gateway.snapshot import INFER, MANAGE
 
 PARSE_IN_THREAD_BYTES = 256 * 1024
 
@@ -48,7 +48,11 @@ class Inference:
         await self._gate.enter(config.limits)
         try:
             self._metrics.waited(time.monotonic() - arrived)
-            await self._proxy.forward(call.exchange, call.route.path, model, body, config.backend_credential)
+            # Without authentication everybody may do everything.
+            verbs = call.key.verbs if call.key else (INFER, MANAGE)
+            await self._proxy.forward(
+                call.exchange, call.route.path, model, body, credential=config.backend_credential, verbs=verbs
+            )
         finally:
             self._gate.leave()
 

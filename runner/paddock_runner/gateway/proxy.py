@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Literal
 
 import aiohttp
@@ -44,11 +44,13 @@ class Proxy:
         self._backends = backends
         self._metrics = metrics
 
-    async def forward(self, exchange: Exchange, path: str, model: Model, body: bytes, credential: str) -> None:
+    async def forward(
+        self, exchange: Exchange, path: str, model: Model, body: bytes, *, credential: str, verbs: Iterable[str]
+    ) -> None:
         """Answer the exchange from one of the model's backends. Raises `Refusal` while nothing was sent."""
         if not model.ready or not model.backends:
             raise not_ready(model)
-        headers = headers_up(exchange.headers, credential, exchange.request_id)
+        headers = headers_up(exchange.headers, credential, exchange.request_id, verbs)
         try:
             response = await self._open(model, path, body, headers)
             try:

@@ -9,6 +9,7 @@ from paddock_runner.core.gateway_config import GatewayConfig, Key, Model, parse
 from paddock_runner.gateway.auth import KeyRing
 
 INFER = "infer"
+MANAGE = "manage"
 
 
 @dataclass(frozen=True, slots=True)

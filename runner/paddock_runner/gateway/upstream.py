@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import io
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Literal
 
@@ -101,9 +101,15 @@ def failure_of(error: BaseException) -> Failure:
     return "timeout" if isinstance(error, TimeoutError) else "reset"
 
 
-def headers_up(headers: Mapping[bytes, bytes], credential: str, request_id: str) -> dict[str, str]:
-    """The headers that a backend gets."""
-    result = {"Authorization": f"Bearer {credential}", "X-Request-Id": request_id}
+def headers_up(
+    headers: Mapping[bytes, bytes], credential: str, request_id: str, verbs: Iterable[str]
+) -> dict[str, str]:
+    """The headers that a backend gets. `verbs` are what the caller's key may do; the runner decides by them."""
+    result = {
+        "Authorization": f"Bearer {credential}",
+        "X-Request-Id": request_id,
+        "X-Paddock-Verbs": ",".join(sorted(verbs)),
+    }
     for name in _UP:
         value = headers.get(name.encode())
         if value and len(value) <= _MAX_HEADER:
