@@ -13,19 +13,12 @@ from typing import Any
 import httpx
 import openai
 import pytest
-from tests.support.serving import CONTEXT, CREDENTIAL, SLOTS, Serving, serving, smollm2_cache
+from tests.support.serving import CONTEXT, CREDENTIAL, LONG, SLOTS, Serving, serving, smollm2_cache
 from tests.support.waiting import alive, until_sync
 
 pytestmark = [pytest.mark.model, pytest.mark.e2e]
 
 CAPITAL = {"role": "user", "content": "What is the capital of France? Answer in one word."}
-LONG = {
-    "model": "smollm2",
-    "prompt": "Count: 1 2 3 4 5",
-    "raw": True,
-    "stream": True,
-    "options": {"num_predict": 900, "temperature": 1.0, "seed": 1, "logit_bias": {}},
-}
 
 
 @pytest.fixture(scope="module")

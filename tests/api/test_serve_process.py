@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 from tests.support.front import config_json
-from tests.support.serving import Serving, serving, smollm2_cache
+from tests.support.serving import LONG, Serving, serving, smollm2_cache
 from tests.support.waiting import alive, descendants, until_sync
 
 from paddock_runner.commands import serve
@@ -25,14 +25,6 @@ from paddock_runner.store.errors import NotFoundError
 from paddock_runner.store.store import Store
 
 pytestmark = [pytest.mark.model, pytest.mark.e2e]
-
-LONG = {
-    "model": "smollm2",
-    "prompt": "Count: 1 2 3 4 5",
-    "raw": True,
-    "stream": True,
-    "options": {"num_predict": 900, "temperature": 1.0, "seed": 1, "logit_bias": {}},
-}
 
 
 @pytest.fixture(scope="module")

@@ -20,6 +20,13 @@ from tests.support.waiting import Lines, descendants
 CREDENTIAL = "the-backend-credential"
 HEADERS = {"authorization": f"Bearer {CREDENTIAL}"}
 SLOTS, CONTEXT = 2, 1024
+LONG = {
+    "model": "smollm2",
+    "prompt": "Count: 1 2 3 4 5",
+    "raw": True,
+    "stream": True,
+    "options": {"num_predict": 900, "temperature": 1.0, "seed": 1, "logit_bias": {}},
+}
 
 
 def smollm2_cache(folder: Path) -> tuple[Path, str]:
