@@ -25,7 +25,7 @@ ENDPOINT_ID = "paddock.dev/endpoint"
 """Annotation of an Endpoint's Secret: `namespace/name` of the Endpoint."""
 
 PULLER, RUNNER, GATEWAY, COLLECTOR = "puller", "runner", "gateway", "collector"
-SECRET_TYPE = "paddock.dev/endpoint"
+SECRET_TYPE = "paddock.dev/endpoint"  # noqa: S105
 RUNNER_PORT = 8080
 GATEWAY_PORT = 11434
 CACHE_PATH = "/models"

@@ -1,13 +1,14 @@
 """What the cluster executor saw, as plain data: the only input of the cluster plans besides the settings.
 
-Filled by `executors.kube`; read by `model`, `endpoint` and `namespace` of this package. Objects are the API server's JSON,
-trimmed (managedFields reduced, see `executors.kube.reflector`).
+Filled by `executors.kube`; read by `model`, `endpoint` and `namespace` of this package. Objects are the API server's
+JSON, trimmed (managedFields reduced, see `executors.kube.reflector`).
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
+from itertools import chain
 from typing import Any
 
 from paddock_operator.core.cluster.settings import Settings
@@ -41,21 +42,15 @@ class Children:
 
     def all(self) -> tuple[Object, ...]:
         """Every child but the pods."""
-        return tuple(
-            item
-            for kind in (
-                self.jobs, self.deployments, self.config_maps, self.services, self.disruption_budgets, self.secrets,
-                self.service_accounts, self.roles, self.role_bindings, self.network_policies, self.ingresses, self.http_routes,
-            )
-            for item in kind
-        )  # fmt: skip
+        kinds = (getattr(self, item.name) for item in fields(self) if item.name != "pods")
+        return tuple(chain.from_iterable(kinds))
 
 
 @dataclass(frozen=True, slots=True)
 class ModelSeen:
-    """`model` is the object itself. `events` maps a pod's uid to the last event of its log (contracts: `state` of a runner,
-    `progress` of a puller). `warnings` maps the uid of a pod, Job or ReplicaSet to its newest Warning (reason, message).
-    `credentials` are (endpoint id, SHA-256) and `names` the public names of the Endpoints that serve this Model.
+    """`model` is the object itself. `events` maps a pod's uid to the last event of its log (contracts:
+    `state` of a runner, `progress` of a puller). `warnings` maps the uid of a pod, Job or ReplicaSet to its newest
+    Warning (reason, message). `credentials` are (endpoint id, SHA-256) and `names` the public names of the Endpoints that serve this Model.
     `secrets_missing` are names of Secrets that pull credentials need and that do not exist. `may_roll`: this Model may
     roll its pods now for a mere operator upgrade. `claim` is the namespace's cache claim, None while it does not exist.
     """
@@ -94,7 +89,7 @@ class EndpointSeen:
 
 @dataclass(frozen=True, slots=True)
 class NamespaceSeen:
-    """What one namespace has: all its Models and Endpoints, the shared children (label, no owner) and runner pod templates."""
+    """What one namespace has: all its Models and Endpoints, and the shared children (label, no owner)."""
 
     namespace: str
     models: tuple[Object, ...]

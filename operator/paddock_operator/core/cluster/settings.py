@@ -38,7 +38,10 @@ class Cache:
 
 @dataclass(frozen=True, slots=True)
 class AllowedSource:
-    """A source beyond public HTTPS: `host` (`name` or `name:port`) for the puller's check, `cidr` and `port` for the policy."""
+    """A source beyond public HTTPS.
+
+    `host` (`name` or `name:port`) is for the puller's own check, `cidr` and `port` for its NetworkPolicy.
+    """
 
     host: str
     cidr: str
