@@ -1,0 +1,45 @@
+"""Git owns the manifests: no drift, prune works, and every health check agrees with `kubectl wait`."""
+
+from __future__ import annotations
+
+import json
+
+from e2e.conftest import Line
+from e2e.support import objects
+from e2e.support.cluster import Cluster, eventually
+
+
+def test_the_diff_of_gits_manifests_stays_empty(cluster: Cluster, fresh: str, release: object) -> None:
+    """Applied server-side by Git's own manager, then many resyncs: the operator owns nothing of the spec."""
+    wanted = [objects.model("one"), objects.endpoint(models=("one",))]
+    text = json.dumps({"apiVersion": "v1", "kind": "List", "items": wanted})
+    git = ["--server-side", "--field-manager=git", "-n", fresh, "-f", "-"]
+    cluster.kubectl("apply", *git, stdin=text)
+    cluster.wait(fresh, "model", "one")
+    cluster.wait(fresh, "endpoint", "main")
+    diff = cluster.kubectl("diff", *git, stdin=text, check=False)
+    assert (diff.returncode, diff.stdout) == (0, "")
+    for kind, name in (("model", "one"), ("endpoint", "main")):
+        found = cluster.kubectl("get", kind, name, "-n", fresh, "-o", "json", "--show-managed-fields").stdout
+        owners = {entry["manager"]: entry for entry in json.loads(found)["metadata"]["managedFields"]}
+        assert set(owners) == {"git", "paddock"}
+        assert owners["paddock"]["subresource"] == "status"
+        assert set(owners["paddock"]["fieldsV1"]) == {"f:status"}
+
+
+def test_apply_prune_removes_what_git_dropped(cluster: Cluster, fresh: str) -> None:
+    both = [objects.model("one"), objects.model("two")]
+    for item in both:
+        item["metadata"]["labels"] = {"git": "fleet"}
+    prune = ["--prune", "-l", "git=fleet", "-n", fresh, "-f", "-", "--prune-allowlist=paddock.dev/v1alpha1/Model"]
+    cluster.kubectl("apply", *prune, stdin=json.dumps({"apiVersion": "v1", "kind": "List", "items": both}))
+    cluster.wait(fresh, "model", "one")
+    cluster.kubectl("apply", *prune, stdin=json.dumps({"apiVersion": "v1", "kind": "List", "items": both[:1]}))
+    eventually(lambda: cluster.get(fresh, "model", "two") is None, "two is gone", timeout=30)
+    eventually(lambda: not cluster.list(fresh, "deployments", "paddock.dev/component=runner")[1:], "its children too")
+    cluster.wait(fresh, "model", "one")
+
+
+def test_wait_by_the_words_of_kubectl(cluster: Cluster, line: Line) -> None:
+    for kind, name in (("model", "smollm2"), ("endpoint", "main")):
+        cluster.kubectl("wait", f"{kind}/{name}", "-n", line.namespace, "--for=condition=Ready", "--timeout=10s")
