@@ -52,7 +52,12 @@ class PullObserved:
 
 @dataclass(frozen=True, slots=True)
 class RunnerObserved:
-    """`config_hash` and `digest` are what `/readyz` said last; `memory` is its `memory` object."""
+    """`config_hash` and `digest` are what `/readyz` said last; `memory` is its `memory` object.
+
+    On a cluster this is about the pods of the wanted revision: `reason` is a reason of the conditions if they have
+    trouble (`message` words it) and `counts` are all runner pods and the ready ones, of whatever revision.
+    `bytes_missing`: the runner looked for its digest in the cache and did not find it.
+    """
 
     state: RunnerState = "none"
     config_hash: str = ""
@@ -61,6 +66,9 @@ class RunnerObserved:
     restarts: int = 0
     message: str = ""
     memory: Mapping[str, int] = field(default_factory=dict)
+    reason: str = ""
+    counts: tuple[int, int] | None = None
+    bytes_missing: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,7 +103,10 @@ class ModelObserved:
 
 @dataclass(frozen=True, slots=True)
 class ModelSnapshot:
-    """What an Endpoint needs to know of a Model: taken from its object and its freshly planned status."""
+    """What an Endpoint needs to know of a Model: taken from its object and its freshly planned status.
+
+    `service` is the name of its headless Service on a cluster.
+    """
 
     name: str
     ready: bool
@@ -108,6 +119,7 @@ class ModelSnapshot:
     addresses: tuple[str, ...]
     labels: Mapping[str, str] = field(default_factory=dict)
     created: str = ""
+    service: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -59,7 +59,7 @@ def owner_reference(document: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def container(  # noqa: PLR0913
+def container(
     name: str,
     image: str,
     images: Images,
@@ -70,7 +70,7 @@ def container(  # noqa: PLR0913
     mounts: Iterable[Mapping[str, Any]] = (),
     **more: Any,
 ) -> dict[str, Any]:
-    """One hardened container with /tmp; `mounts` come besides that. `more`: further fields (ports, probes, lifecycle)."""
+    """One hardened container with /tmp and `mounts`. `more`: further fields (ports, probes, lifecycle)."""
     made: dict[str, Any] = {
         "name": name,
         "image": image,

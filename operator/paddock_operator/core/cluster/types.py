@@ -1,4 +1,4 @@
-"""What the cluster plans answer. The executor applies, prunes, writes the status and looks again; it decides nothing."""
+"""What the cluster plans answer. The executor applies, prunes and writes the status; it decides nothing."""
 
 from __future__ import annotations
 

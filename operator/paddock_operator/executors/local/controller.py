@@ -14,13 +14,14 @@ from paddock_operator.core.observed import ModelSnapshot
 from paddock_operator.core.plan_endpoint import plan_endpoint
 from paddock_operator.core.plan_model import plan_model
 from paddock_operator.core.resources import Endpoint, KeyRecord, Model, Ref
+from paddock_operator.core.snapshot import snapshot
 from paddock_operator.executors.local import state
 from paddock_operator.executors.local.announce import Announcer
 from paddock_operator.executors.local.context import Context
 from paddock_operator.executors.local.endpoint import EndpointUnit
 from paddock_operator.executors.local.keyed import KeyedQueue
 from paddock_operator.executors.local.listen import ListenError
-from paddock_operator.executors.local.model import ModelUnit, snapshot
+from paddock_operator.executors.local.model import ModelUnit
 from paddock_operator.executors.local.objects import Declared, adopt
 from paddock_operator.executors.local.ports import Ports
 from paddock_operator.executors.local.status import not_running

@@ -13,10 +13,10 @@ from paddock_operator.core.identity import child_name
 from paddock_operator.core.observed import ModelObserved, ModelSnapshot, RunnerObserved, RunnerState
 from paddock_operator.core.plan_types import ModelPlan
 from paddock_operator.core.resources import Model, Ref
+from paddock_operator.core.snapshot import snapshot
 from paddock_operator.executors.local.context import Context
 from paddock_operator.executors.local.program import Program
 from paddock_operator.executors.local.puller import Puller
-from paddock_operator.executors.local.status import condition
 
 RESTART_FIELDS = ("digest", "models", "engine")
 """A change of these needs another process; everything else is re-read by the running one."""
@@ -156,21 +156,3 @@ def _exit_message(program: Program, child: str) -> str:
 def _memory(found: Any) -> dict[str, int]:
     items = found.items() if isinstance(found, dict) else ()
     return {str(name): value for name, value in items if isinstance(value, int)}
-
-
-def snapshot(model: Model, status: Mapping[str, Any], addresses: tuple[str, ...]) -> ModelSnapshot:
-    """What Endpoints need to know, from the object and its status."""
-    ready, resolved = condition(status, "Ready"), status.get("resolved") or {}
-    return ModelSnapshot(
-        name=model.ref.name,
-        ready=ready.get("status") == "True",
-        available=condition(status, "Available").get("status") == "True",
-        reason=str(ready.get("reason", "")),
-        digest=str(resolved.get("digest", "")),
-        size=int(resolved.get("size", 0)),
-        details=status.get("details") or {},
-        modified_at=str(resolved.get("resolvedAt") or model.created),
-        addresses=addresses,
-        labels=model.labels,
-        created=model.created,
-    )
