@@ -35,9 +35,10 @@ KUBERNETES = (
     "kubelet",
     "kube-proxy",
 )
+OWN = ("etcd", "pause")
 GROUPS = {
     "apiserver": ("etcd", "kube-apiserver", "kubectl"),
-    "cluster": ("etcd", *KUBERNETES, *TOOLS),
+    "cluster": (*OWN, *KUBERNETES, *TOOLS),
 }
 SMALL = ("-trimpath", "-ldflags")
 
@@ -110,9 +111,9 @@ def build_kubernetes(names: list[str], out: Path) -> None:
     run_go(["build", *SMALL, kubernetes_ldflags(), "-o", f"{out}/", *packages], MODULES / "kubernetes", out)
 
 
-def build_etcd(out: Path) -> None:
-    """Our own main package around etcd's server module."""
-    run_go(["build", *SMALL, "-s -w", "-o", f"{out}/etcd", "."], MODULES / "etcd", out)
+def build_own(name: str, out: Path) -> None:
+    """A main package of ours in `go/<name>`."""
+    run_go(["build", *SMALL, "-s -w", "-o", f"{out}/{name}", "."], MODULES / name, out)
 
 
 def build_tool(name: str, out: Path) -> None:
@@ -123,9 +124,9 @@ def build_tool(name: str, out: Path) -> None:
 
 def build(names: list[str], out: Path) -> Iterator[list[str]]:
     """Build into `out`, yielding after each step the names that are ready."""
-    if "etcd" in names:
-        build_etcd(out)
-        yield ["etcd"]
+    for name in [name for name in OWN if name in names]:
+        build_own(name, out)
+        yield [name]
     kubernetes = [name for name in KUBERNETES if name in names]
     if kubernetes:
         build_kubernetes(kubernetes, out)

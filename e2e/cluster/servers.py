@@ -33,15 +33,15 @@ class ApiServerOptions:
 
 
 def free_port() -> int:
-    """A loopback TCP port that nobody listens on, below the range that the kernel hands to clients by itself."""
-    for port in random.sample(range(20000, 32000), 50):
+    """A loopback TCP port that nobody listens on, below those of Services and those that the kernel hands out."""
+    for port in random.sample(range(20000, 30000), 50):
         with socket.socket() as probe:
             try:
                 probe.bind(("127.0.0.1", port))
             except OSError:
                 continue
             return port
-    raise RuntimeError("no free TCP port between 20000 and 32000")
+    raise RuntimeError("no free TCP port between 20000 and 30000")
 
 
 def etcd_command(programs: Path, data: Path, port: int, peer_port: int) -> list[str]:
