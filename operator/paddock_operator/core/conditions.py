@@ -32,6 +32,20 @@ PULL_REASONS = frozenset(
         "PullFailed",
     }
 )
+POD_REASONS = frozenset(
+    {
+        "Unschedulable",
+        "FailedCreate",
+        "ImagePullBackOff",
+        "FailedMount",
+        "CreateContainerConfigError",
+        "SecretNotFound",
+        "OOMKilled",
+        "Evicted",
+        "CacheUnbound",
+    }
+)
+"""What can keep a pod of a cluster from running; none of it needs an edit of the object to go away."""
 MODEL_PROGRESS = frozenset({"Resolving", "Pulling", "Verifying", "Starting", "Loading", "Configuring"})
 REASONS: Mapping[str, frozenset[str]] = {
     "Ready": frozenset(
@@ -49,12 +63,15 @@ REASONS: Mapping[str, frozenset[str]] = {
         }
         | MODEL_PROGRESS
         | PULL_REASONS
+        | POD_REASONS
     ),
-    "Available": frozenset({"RunnerReady", "NoRunner", "RunnerNotReady", "NotRunning"}),
-    "Resolved": frozenset({"DigestInSpec", "Pinned", "Resolving", "Suspended"} | PULL_REASONS),
-    "Cached": frozenset({"Verified", "Pulling", "Verifying", "Resolving", "Suspended"} | PULL_REASONS),
+    "Available": frozenset(
+        {"RunnerReady", "NoRunner", "RunnerNotReady", "NotRunning", "Crashed", "CrashLooping"} | POD_REASONS
+    ),
+    "Resolved": frozenset({"DigestInSpec", "Pinned", "Resolving", "Suspended"} | PULL_REASONS | POD_REASONS),
+    "Cached": frozenset({"Verified", "Pulling", "Verifying", "Resolving", "Suspended"} | PULL_REASONS | POD_REASONS),
     "Fits": frozenset({"Fits", "ExceedsMemory", "Unknown"}),
-    "Reconciling": frozenset({"Crashed", "NotListening"} | MODEL_PROGRESS | PULL_REASONS),
+    "Reconciling": frozenset({"Crashed", "NotListening"} | MODEL_PROGRESS | PULL_REASONS | POD_REASONS),
     "Stalled": frozenset({"CrashLooping", "RolledBack"} | PULL_REASONS),
     "ModelsReady": frozenset({"AllReady", "ModelNotFound", "ModelNotReady", "NoModels"}),
     "NameConflict": frozenset({"NameConflict"}),
@@ -76,8 +93,8 @@ def condition(kind: str, status: Truth, reason: str, message: str, generation: i
 
 
 def pull_reason(reason: str) -> str:
-    """The puller's reason if it is of the closed list, else PullFailed."""
-    return reason if reason in PULL_REASONS else "PullFailed"
+    """The puller's (or its pod's) reason if it is of the closed list, else PullFailed."""
+    return reason if reason in PULL_REASONS | POD_REASONS else "PullFailed"
 
 
 def find(status: Mapping[str, Any], kind: str) -> Mapping[str, Any]:

@@ -41,9 +41,10 @@ def source_hash(source: Source) -> str:
     return short_hash(to_wire(source))
 
 
-def selector(ref: Ref) -> str:
-    """The label selector of everything that runs for an object: one label, for ever."""
-    return f"paddock.dev/child={child_name(ref)}"
+def selector(ref: Ref, component: str = "") -> str:
+    """The label selector of everything that runs for an object, or of one of its components: the same for ever."""
+    everything = f"paddock.dev/child={child_name(ref)}"
+    return f"{everything},paddock.dev/component={component}" if component else everything
 
 
 def child_name(ref: Ref, suffix: str = "") -> str:

@@ -11,6 +11,7 @@ from typing import Any
 
 from paddock_operator.core.conditions import (
     MODEL_PROGRESS,
+    POD_REASONS,
     PULL_REASONS,
     Condition,
     Truth,
@@ -31,7 +32,7 @@ def model_conditions(o: ModelObserved, pin: Pin, service: Service, memory: Mappi
     ready = _ready(o, pin, service)
     verdicts: list[tuple[str, Verdict | None]] = [
         ("Ready", ready),
-        ("Available", _available(o)),
+        ("Available", _available(o, service)),
         ("Resolved", _resolved(o, pin)),
         ("Cached", _cached(o, pin)),
         ("Fits", _fits(o, memory)),
@@ -64,8 +65,8 @@ def _blocked(o: ModelObserved, pin: Pin) -> Verdict | None:
     if pin.verified:
         return None
     if pin.failed:
-        return "False", pull_reason(pin.pull.reason), _attempts(pin, pin.pull.message or "the pull failed")
-    if pin.target is None:
+        return "False", pull_reason(pin.pull.reason), _attempts(o, pin)
+    if pin.target is None and not pin.pull.total:
         return "False", "Resolving", "the puller resolves spec.source"
     known = any(entry["digest"] == pin.target for entry in o.status.get("history") or ())
     return "False", "Verifying" if known else "Pulling", _progress(pin)
@@ -80,8 +81,25 @@ def _proven_by_runner(o: ModelObserved, pin: Pin) -> bool:
     )
 
 
-def _attempts(pin: Pin, message: str) -> str:
+def _attempts(o: ModelObserved, pin: Pin) -> str:
+    message = pin.pull.message or "the pull failed"
+    if o.platform == "cluster":
+        return f"{message}; it is tried again by itself" if pin.pull.retryable else message
     return f"{message} (attempt {pin.pull.attempts})" if pin.pull.attempts > 1 else message
+
+
+def shown_count(o: ModelObserved, count: int) -> int:
+    """A counter for the status. On a cluster it is rounded down to a power of two: retries go on for weeks there, and
+    each number would be a write.
+    """
+    return 1 << (count.bit_length() - 1) if o.platform == "cluster" and count > 0 else count
+
+
+def counts(o: ModelObserved) -> tuple[int, int]:
+    """(runners that exist, those that are ready)."""
+    if o.runner.counts is not None:
+        return o.runner.counts
+    return int(o.runner.state not in ("none", "stopped")), int(o.runner.state in RUNS)
 
 
 def _progress(pin: Pin) -> str:
@@ -104,20 +122,38 @@ def _running(o: ModelObserved, pin: Pin, service: Service) -> Verdict:
     if o.runner.state == "crashed":
         reason = "CrashLooping" if service.crash_looping else "Crashed"
         said = o.runner.message or "no message"
-        return "False", reason, f"the runner of {target} ended ({o.runner.restarts} restarts): {said}"
+        times = f"{shown_count(o, o.runner.restarts)}{' or more' if o.platform == 'cluster' else ''} restarts"
+        return "False", o.runner.reason or reason, f"the runner of {target} ended ({times}): {said}"
     if o.runner.state == "loading":
         return "False", "Loading", f"the engine loads {target} and tests itself"
     if o.runner.state in RUNS:
         return "False", "Configuring", f"the runner of {target} takes up its new configuration"
+    if o.runner.reason:
+        return "False", o.runner.reason, o.runner.message
     return "False", "Starting", f"the runner of {target} starts"
 
 
-def _available(o: ModelObserved) -> Verdict:
+def _available(o: ModelObserved, service: Service) -> Verdict:
+    if o.runner.counts is not None:
+        return _available_pods(o, service, *o.runner.counts)
     if o.runner.state in RUNS:
         return "True", "RunnerReady", f"a runner is ready with {_short(o.runner.digest)}"
     if o.runner.state in ("none", "stopped"):
         return "False", "NoRunner", "no runner exists"
     return "False", "RunnerNotReady", f"the runner is {o.runner.state}"
+
+
+def _available_pods(o: ModelObserved, service: Service, existing: int, ready: int) -> Verdict:
+    trouble = f"; {o.runner.reason}: {o.runner.message}" if o.runner.reason else ""
+    if ready:
+        return "True", "RunnerReady", f"{ready} of {max(service.wanted, existing)} runners are ready{trouble}"
+    if o.runner.reason:
+        return "False", o.runner.reason, o.runner.message
+    if not existing:
+        return "False", "NoRunner", "no runner exists"
+    if o.runner.state == "crashed":
+        return "False", "CrashLooping" if service.crash_looping else "Crashed", o.runner.message or "the runner ended"
+    return "False", "RunnerNotReady", f"none of {max(service.wanted, existing)} runners is ready"
 
 
 def _resolved(o: ModelObserved, pin: Pin) -> Verdict:
@@ -129,7 +165,7 @@ def _resolved(o: ModelObserved, pin: Pin) -> Verdict:
     if o.model.spec.suspend:
         return "Unknown", "Suspended", "spec.suspend is true and the source was not resolved before"
     if pin.failed:
-        return "False", pull_reason(pin.pull.reason), _attempts(pin, pin.pull.message or "the pull failed")
+        return "False", pull_reason(pin.pull.reason), _attempts(o, pin)
     return "Unknown", "Resolving", "the puller resolves spec.source"
 
 
@@ -144,6 +180,8 @@ def _cached(o: ModelObserved, pin: Pin) -> Verdict:
 
 def _fits(o: ModelObserved, memory: Mapping[str, Any]) -> Verdict:
     needed, limit, source = memory.get("total", 0), *_limit(o)
+    if needed and not limit and o.platform == "cluster":
+        return "Unknown", "Unknown", f"{size_text(needed)} are estimated; a node that has them is looked for"
     if not needed or not limit:
         return "Unknown", "Unknown", "the memory of the model or of the machine is not known"
     fits = needed <= limit
@@ -169,7 +207,7 @@ def _reconciling(o: ModelObserved, pin: Pin, service: Service, ready: Verdict) -
     return ("True", ready[1], ready[2]) if under_way and ready[1] in _UNDER_WAY else None
 
 
-_UNDER_WAY = MODEL_PROGRESS | PULL_REASONS | {"Crashed"}
+_UNDER_WAY = MODEL_PROGRESS | PULL_REASONS | POD_REASONS | {"Crashed"}
 
 
 def _stalled(o: ModelObserved, pin: Pin, service: Service) -> Verdict | None:

@@ -11,13 +11,13 @@ from typing import Any
 
 from paddock_operator.core import plan_pin, plan_serve
 from paddock_operator.core.conditions import changes, merge
-from paddock_operator.core.identity import selector
+from paddock_operator.core.identity import selector, short_hash
 from paddock_operator.core.local_fields import ignored_fields
 from paddock_operator.core.memory import estimate
-from paddock_operator.core.model_conditions import model_conditions, percent
+from paddock_operator.core.model_conditions import counts, model_conditions, percent, shown_count
 from paddock_operator.core.observed import ModelObserved
 from paddock_operator.core.plan_pin import Pin
-from paddock_operator.core.plan_serve import RUNS, Service
+from paddock_operator.core.plan_serve import Service
 from paddock_operator.core.plan_types import ModelPlan
 from paddock_operator.core.wire import to_wire
 
@@ -31,31 +31,49 @@ def plan_model(o: ModelObserved) -> ModelPlan:
     service = plan_serve.decide(o, pin)
     memory = _memory(o, pin, service)
     conditions = merge(o.status, model_conditions(o, pin, service, memory.get("estimated", {})), o.now)
+    existing, ready = counts(o)
+    needs = _needs(pin, service, memory.get("estimated", {}))
     status = {
         "observedGeneration": o.model.generation,
         "conditions": conditions,
         "resolved": pin.resolved,
         "details": pin.details,
-        "pull": _pull(pin),
+        "pull": _pull(o, pin),
         "memory": memory,
-        "replicas": 0 if o.runner.state in ("none", "stopped") else 1,
-        "readyReplicas": 1 if o.runner.state in RUNS else 0,
-        "selector": selector(o.model.ref),
+        "replicas": existing,
+        "readyReplicas": ready,
+        "selector": selector(o.model.ref, "runner" if o.platform == "cluster" else ""),
         "history": list(service.history),
         "quarantine": list(service.quarantine),
         "effective": _effective(o, service),
     }
     return ModelPlan(
-        pull=None if o.model.spec.suspend else pin.request,
+        pull=pin.request if pin.wanted and not o.model.spec.suspend else None,
         pull_key=pin.key,
         serve=service.config,
         status={name: value for name, value in status.items() if value not in ({}, [], None)},
         notes=changes(o.status, conditions),
         requeue_seconds=None if o.model.spec.suspend else pin.due_seconds,
+        replicas=service.wanted,
+        standby=service.standby,
+        memory=needs.get("memory", 0),
+        size=needs.get("size", 0),
     )
 
 
-def _pull(pin: Pin) -> dict[str, int]:
+def _needs(pin: Pin, service: Service, estimated: Mapping[str, Any]) -> dict[str, int]:
+    """Memory and size of what is served: those of the pin, or those that the history kept of an older digest."""
+    config = service.standby or {}
+    of_pin = {"memory": int(estimated.get("total", 0)), "size": int(pin.resolved.get("size", 0))}
+    if not config or config["digest"] == estimated.get("digest"):
+        return of_pin
+    kept = [entry for entry in service.history if entry["digest"] == config["digest"]]
+    same = [entry for entry in kept if entry["settingsHash"] == short_hash(config["engine"])]
+    entry = next(iter([*same, *kept]), {})
+    return {name: int(entry.get(name) or value) for name, value in of_pin.items()}
+
+
+def _pull(o: ModelObserved, pin: Pin) -> dict[str, int]:
     """Progress in whole percent, so that a status is written at most a hundred times; empty when nothing runs."""
     seen = pin.pull
     if seen.state not in ("running", "failed"):
@@ -65,7 +83,7 @@ def _pull(pin: Pin) -> dict[str, int]:
         "completed": seen.total * done // 100,
         "total": seen.total,
         "percent": done,
-        "attempts": seen.attempts,
+        "attempts": shown_count(o, seen.attempts),
     }
 
 
@@ -77,6 +95,10 @@ def _memory(o: ModelObserved, pin: Pin, service: Service) -> dict[str, Any]:
     if pin.target and pin.current and not same:
         sizes = estimate(service.engine, pin.details, _weights(pin.resolved))
         memory["estimated"] = {"digest": pin.target, "settingsHash": service.settings, **sizes}
+    measured = (o.status.get("memory") or {}).get("measured")
+    if o.platform == "cluster" and measured and same:
+        # pods tell it in their logs, which are not read again while nothing is pending
+        memory["measured"] = measured
     if o.runner.memory:
         memory["measured"] = {name: _rounded(o.runner.memory.get(name, 0)) for name in ("weights", "kv", "resident")}
     return memory

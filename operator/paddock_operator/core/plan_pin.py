@@ -29,7 +29,8 @@ class Pin:
     """`target` is the digest to serve, None while unknown. `verified`: the current pull found its bytes.
 
     `resolved` and `details` are sections of the status. `current`: they belong to the source as it is now. While a
-    tracked name is resolved again, the pin that holds counts as verified.
+    tracked name is resolved again, the pin that holds counts as verified. `wanted`: the pull of `request` is needed;
+    it is not on a cluster whose cache verified these bytes for this key before: runners verify what they load.
     """
 
     key: str
@@ -41,6 +42,7 @@ class Pin:
     details: Mapping[str, Any]
     pull: PullObserved
     due_seconds: float | None
+    wanted: bool
 
     @property
     def failed(self) -> bool:
@@ -56,6 +58,7 @@ def decide(o: ModelObserved) -> Pin:
     key, due = _key_and_due(spec, hashed, held, o.now)
     pull = _checked(o.pull, spec) if o.pull.source_hash == key else PullObserved()
     result = pull.result if pull.state == "succeeded" else None
+    settled = _settled(o, held, key)
     resolved, details = known, o.status.get("details") or {}
     if result:
         resolved, details = _resolved(result, hashed, key, held, o.now), _details(result, spec)
@@ -63,13 +66,20 @@ def decide(o: ModelObserved) -> Pin:
         key=key,
         request={"source": to_wire(spec.source), "digest": _wanted_digest(spec, held, key)},
         target=spec.source.pinned_digest or (resolved.get("digest") if result or held else None),
-        verified=result is not None or _refreshing(held, key),
+        verified=not o.runner.bytes_missing and (result is not None or settled or _refreshing(held, key)),
         current=result is not None or _belongs(spec, held),
         resolved=resolved,
         details=details,
         pull=pull,
         due_seconds=due,
+        wanted=not settled,
     )
+
+
+def _settled(o: ModelObserved, held: Mapping[str, Any], key: str) -> bool:
+    """Whether the cache of a cluster was found to hold the pin by the pull that is wanted, and still does."""
+    kept = o.platform == "cluster" and not o.runner.bytes_missing
+    return kept and _belongs(o.model.spec, held) and held["pullKey"] == key
 
 
 def _belongs(spec: ModelSpec, held: Mapping[str, Any]) -> bool:

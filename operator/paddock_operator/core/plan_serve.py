@@ -38,7 +38,8 @@ Entries = Sequence[Mapping[str, Any]]
 
 @dataclass(frozen=True, slots=True)
 class Service:
-    """`digest` is what shall be served (None: nothing), `config` the serve configuration.
+    """`digest` is what shall be served (None: nothing), `config` the serve configuration, `standby` the one that would
+    be used if any runner were wanted, `wanted` the number of runners.
 
     `settings` is the hash of the target's engine record, `engine` that record. `in_force`: the runner reports ready
     with exactly `config`. `proven`: the target with these settings was so once.
@@ -46,6 +47,7 @@ class Service:
 
     digest: str | None
     config: Mapping[str, Any] | None
+    standby: Mapping[str, Any] | None
     engine: Mapping[str, Any]
     settings: str
     wanted: int
@@ -66,15 +68,15 @@ def decide(o: ModelObserved, pin: Pin) -> Service:
     digest = _choose(o.status.get("history") or (), quarantine, pin, spec)
     rolled_back = digest is not None and digest != pin.target and pin.verified
     wanted = _wanted(spec, _proven(o.status.get("history") or (), pin.target, settings))
-    config = (
-        _config(o, digest, engine if digest == pin.target else _engine_of(o, digest)) if digest and wanted else None
-    )
+    standby = _config(o, digest, engine if digest == pin.target else _engine_of(o, digest)) if digest else None
+    config = standby if wanted else None
     in_force = config is not None and serves(o.runner, config)
     history = _history(o, config) if in_force and config else list(o.status.get("history") or ())
     proven = _proven(history, pin.target, settings)
     return Service(
         digest=digest if config else None,
         config=config,
+        standby=standby,
         engine=engine,
         settings=settings,
         wanted=wanted,
@@ -118,10 +120,15 @@ def _may_roll_back(spec: ModelSpec) -> bool:
 
 
 def _wanted(spec: ModelSpec, proven: bool) -> int:
-    """Runners that shall exist on one machine: a new Model is proven once even if zero are wanted."""
+    """Runners that shall exist (one machine accepts 0 and 1): a new Model is proven once even if zero are wanted.
+
+    A Model that scales down to zero keeps one runner, whose weights go when it is idle: that needs no waking.
+    """
     if spec.suspend:
         return 0
-    return 0 if spec.replicas == 0 and proven else 1
+    if spec.replicas is not None:
+        return spec.replicas or int(not proven)
+    return max(spec.scaling.min_replicas or 1, 1) if spec.scaling else 1
 
 
 def _proven(history: Entries, target: str | None, settings: str) -> bool:
@@ -141,9 +148,19 @@ def _history(o: ModelObserved, config: Mapping[str, Any]) -> Entries:
         "settingsHash": settings,
         "contextLength": _served_context(o, digest),
         "provenAt": o.now,
+        **_needs_of(o.status, digest, settings),
     }
     others = [other for other in before if other["digest"] != digest]
     return [entry, *others][:MAX_HISTORY]
+
+
+def _needs_of(status: Mapping[str, Any], digest: str, settings: str) -> dict[str, int]:
+    """Bytes of files and memory as far as the status knows them: what a pod needs that returns to this digest."""
+    resolved, estimated = status.get("resolved") or {}, (status.get("memory") or {}).get("estimated") or {}
+    size = resolved.get("size", 0) if resolved.get("digest") == digest else 0
+    same = estimated.get("digest") == digest and estimated.get("settingsHash") == settings
+    found = {"size": size, "memory": estimated.get("total", 0) if same else 0}
+    return {name: value for name, value in found.items() if value}
 
 
 def _quarantine(o: ModelObserved, pin: Pin, settings: str) -> list[Mapping[str, Any]]:

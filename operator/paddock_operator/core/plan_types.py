@@ -26,6 +26,8 @@ class ModelPlan:
     `observed.pull.source_hash != pull_key`; one with that key is kept, whatever its request says by now.
     `serve`: the serve configuration to run with, None = no runner. The executor writes exactly
     `identity.canonical_json(serve)`. `requeue_seconds`: plan again after this time at the latest (None: never).
+    For clusters: `replicas` are the runners that shall exist, `standby` is `serve` also while that is zero, `memory`
+    and `size` are the estimated memory and the bytes of the files of what it serves (0: unknown).
     """
 
     pull: Mapping[str, Any] | None
@@ -34,6 +36,10 @@ class ModelPlan:
     status: Mapping[str, Any]
     notes: tuple[Note, ...] = ()
     requeue_seconds: float | None = None
+    replicas: int = 0
+    standby: Mapping[str, Any] | None = None
+    memory: int = 0
+    size: int = 0
 
 
 @dataclass(frozen=True, slots=True)
