@@ -24,6 +24,10 @@ def endpoint(**spec: Any) -> dict[str, Any]:
     return {"apiVersion": "paddock.dev/v1alpha1", "kind": "Endpoint", "metadata": {"name": "e"}, "spec": body}
 
 
+def selecting(**selector: Any) -> dict[str, Any]:
+    return {**endpoint(), "spec": {"selector": selector}}
+
+
 def named(name: Any, **metadata: Any) -> dict[str, Any]:
     return {**model(), "metadata": {"name": name, **metadata}}
 

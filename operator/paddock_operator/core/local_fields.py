@@ -32,7 +32,7 @@ def local_problems(document: Mapping[str, Any]) -> tuple[Problem, ...]:
     """What one machine refuses in a checked document; empty for kinds without a table."""
     rows = KINDS.get(str(document.get("kind")), ())
     found = _acting(document, rows, "refused")
-    return tuple(Problem(item.path, f"{item.path} is not possible on one machine: {item.row.note}") for item in found)
+    return tuple(Problem(item.path, f"not possible on one machine: {item.row.note}") for item in found)
 
 
 def ignored_fields(kind: str, spec: Mapping[str, Any]) -> list[str]:

@@ -36,7 +36,7 @@ def _refused(path: str, note: str) -> Row:
 
 
 def _above_one(value: Any) -> bool:
-    return isinstance(value, int) and value > 1
+    return isinstance(value, int | float) and value > 1
 
 
 _NO_SECRETS = (

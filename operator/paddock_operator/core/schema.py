@@ -7,16 +7,28 @@ planned (`status_problems`). The CRDs are given as parsed documents: nothing her
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from paddock_operator.core.problems import Problem, shown, suggestion, type_word, unknown_field
+from paddock_operator.core.problems import (
+    BLOCKING,
+    INVALID,
+    LOCAL,
+    REQUIRED,
+    Problem,
+    suggestion,
+    unknown_field,
+    worded,
+)
 from paddock_operator.core.resources import API_VERSION, Ref, is_api_key, reference
+from paddock_operator.core.schema_lists import list_problems
 from paddock_operator.core.schema_metadata import metadata_problems
 from paddock_operator.core.schema_rules import Rules, compile_rules, rule_problems
 from paddock_operator.core.schema_secret import key_problems
-from paddock_operator.core.schema_structure import Schema, structural_problems, validator
+from paddock_operator.core.schema_structure import structural_problems
+from paddock_operator.core.schema_values import Schema, canonical, unknown_fields
+from paddock_operator.core.shown import shown, type_name
 
 TOP_FIELDS = ("apiVersion", "kind", "metadata", "spec", "status")
 MAX_PROBLEMS = 20
@@ -26,16 +38,14 @@ __all__ = ["Problem", "Schemas", "duplicates", "load_crds", "problems", "status_
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """The compiled schema of `spec` or `status` of one kind."""
+    """The schema of `spec` or `status` of one kind with its compiled rules."""
 
     schema: Schema
-    structure: Any
     rules: Rules
 
-    def problems(self, value: Any, root: str) -> list[Problem]:
-        """Structure first; rules only where the structure is sound, as on an API server."""
-        found = structural_problems(self.structure, value, (root,))
-        return found or rule_problems(self.schema, self.rules, value, (root,))
+    def structure(self, value: Any, root: str) -> list[Problem]:
+        """Types, bounds, patterns and repeated entries."""
+        return [*structural_problems(self.schema, value, (root,)), *list_problems(self.schema, value, (root,))]
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,25 +67,19 @@ def load_crds(crds: Iterable[Mapping[str, Any]]) -> Schemas:
 
 
 def _part(schema: Schema) -> Part:
-    return Part(schema, validator(schema), compile_rules(schema))
+    return Part(schema, compile_rules(schema))
 
 
 def problems(document: Any, schemas: Schemas) -> tuple[Problem, ...]:
-    """Everything that is wrong with one document (at most 20), empty if it is accepted.
+    """Everything that is wrong with one document (at most 20, by path), empty if it is accepted.
 
-    `status` is not looked at, as an API server ignores it in a manifest. Never raises for bad input.
+    The values in `status` are not looked at, as an API server ignores them in a manifest. Never raises for bad input.
     """
     if not isinstance(document, Mapping):
-        kind = type_word(document)
-        return (
-            Problem(
-                "the document", f"the document must be an object with apiVersion and kind, but is {kind}; correct it"
-            ),
-        )
-    found = _identity_problems(document, schemas)
-    if not found:
-        found = [*metadata_problems(document.get("metadata")), *_body_problems(document, schemas)]
-    return tuple(found[:MAX_PROBLEMS])
+        message = f"is of type {type_name(document)}, but must be an object with apiVersion and kind"
+        return (Problem("the document", message, "correct it"),)
+    found = _identity_problems(document, schemas) or _object_problems(document, schemas)
+    return tuple(sorted(found, key=lambda problem: problem.path)[:MAX_PROBLEMS])
 
 
 def _identity_problems(document: Mapping[str, Any], schemas: Schemas) -> list[Problem]:
@@ -84,38 +88,53 @@ def _identity_problems(document: Mapping[str, Any], schemas: Schemas) -> list[Pr
     if not isinstance(kind, str) or kind not in kinds:
         nearest = suggestion(str(kind), kinds)
         fix = f"did you mean {nearest}?" if nearest else "remove the document or correct its kind"
-        return [Problem("kind", f"kind is {shown(kind)}, but must be one of {', '.join(kinds)}; {fix}")]
+        return [worded(INVALID, "kind", f"{shown(kind)}: must be one of {', '.join(kinds)}", fix)]
     wanted = "v1" if kind == "Secret" else API_VERSION
     if document.get("apiVersion") != wanted:
-        is_now = shown(document.get("apiVersion"))
-        return [
-            Problem(
-                "apiVersion", f"apiVersion of a {kind} is {is_now}, but must be {wanted}; write apiVersion: {wanted}"
-            )
-        ]
+        detail = f"{shown(document.get('apiVersion'))}: must be {wanted} for a {kind}"
+        return [worded(INVALID, "apiVersion", detail, f"write apiVersion: {wanted}")]
     return []
 
 
-def _body_problems(document: Mapping[str, Any], schemas: Schemas) -> list[Problem]:
+def _object_problems(document: Mapping[str, Any], schemas: Schemas) -> list[Problem]:
+    found = metadata_problems(document.get("metadata"))
+    if document["kind"] == "Secret":
+        return found + (key_problems(document) if is_api_key(document) else [])
+    part = schemas.specs[document["kind"]]
+    found.extend(_unknown(document, schemas))
+    if document.get("spec") is None:
+        return [
+            *found,
+            Problem("spec", "Required value", f"add it (what is wanted of the {document['kind']})", REQUIRED),
+        ]
+    spec = canonical(part.schema, document["spec"])
+    found.extend(part.structure(spec, "spec"))
+    if not any(problem.reason in BLOCKING for problem in found):
+        found.extend(rule_problems(part.schema, part.rules, spec, ("spec",)))
+    return found
+
+
+def _unknown(document: Mapping[str, Any], schemas: Schemas) -> Iterator[Problem]:
     kind = document["kind"]
-    if kind == "Secret":
-        return key_problems(document) if is_api_key(document) else []
-    found = [unknown_field("", str(name), TOP_FIELDS) for name in document if name not in TOP_FIELDS]
-    if "spec" not in document:
-        return [*found, Problem("spec", f"spec is required; add it (what is wanted of the {kind})")]
-    return [*found, *schemas.specs[kind].problems(document["spec"], "spec")]
+    yield from (unknown_field("", str(name), TOP_FIELDS) for name in document if name not in TOP_FIELDS)
+    yield from unknown_fields(schemas.specs[kind].schema, document.get("spec"), ("spec",))
+    yield from unknown_fields(schemas.statuses[kind].schema, document.get("status"), ("status",))
 
 
 def status_problems(kind: str, status: Mapping[str, Any], schemas: Schemas) -> tuple[Problem, ...]:
     """What is wrong with a status of `kind` by its CRD; empty for every status that a plan may write."""
-    return tuple(schemas.statuses[kind].problems(status, "status"))
+    part = schemas.statuses[kind]
+    return (
+        *unknown_fields(part.schema, status, ("status",)),
+        *part.structure(canonical(part.schema, status), "status"),
+    )
 
 
 def duplicates(documents: Iterable[Mapping[str, Any]]) -> tuple[Problem, ...]:
     """One problem for each object that occurs more than once in a set of checked documents."""
     counts: Counter[Ref] = Counter(reference(document) for document in documents)
     return tuple(
-        Problem("metadata.name", f"{ref} is declared {count} times; keep one of them or rename (metadata.name)")
+        Problem("metadata.name", f"{ref} is declared {count} times", "keep one of them or rename", LOCAL)
         for ref, count in sorted(counts.items())
         if count > 1
     )

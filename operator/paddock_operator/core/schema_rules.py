@@ -1,20 +1,31 @@
-"""The parts of a CRD that a JSON Schema validator does not know: CEL rules, list-maps and sets.
+"""CEL rules of a CRD, evaluated locally with the API server's messages.
 
-Called by `schema.py` after the structure was found sound, as an API server does it.
+Called by `schema.py` for objects in which nothing blocks the rules, as an API server does it.
 """
 
 from __future__ import annotations
 
+import sys
+import types
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-import cel
+from paddock_operator.core.problems import FORBIDDEN, INVALID, Problem, path_text, worded
+from paddock_operator.core.schema_values import Path, Schema, child_schema
 
-from paddock_operator.core.problems import Problem, path_text, shown
 
-Schema = Mapping[str, Any]
-Path = tuple[Any, ...]
+def _evaluator() -> Any:
+    # the package imports its own command line with a terminal toolkit, half a second that nobody here needs
+    stand_in = sys.modules.setdefault("cel.cli", types.ModuleType("cel.cli"))
+    import cel
+
+    if not hasattr(stand_in, "__file__"):
+        del sys.modules["cel.cli"]
+    return cel
+
+
+cel = _evaluator()
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,18 +35,20 @@ class Rule:
     program: Any
     message: str
     field_path: str
+    reason: str
 
 
-Rules = Mapping[str, Rule]
+Rules = Mapping[tuple[str, str], Rule]
 
 
-def compile_rules(schema: Schema) -> dict[str, Rule]:
-    """Compile every rule below a schema once, keyed by its expression. Raises ValueError if one does not compile."""
-    return {entry["rule"]: _compiled(entry) for node in _nodes(schema) for entry in _entries(node)}
+def compile_rules(schema: Schema) -> dict[tuple[str, str], Rule]:
+    """Compile every rule below a schema once, keyed by expression and message. Raises ValueError if one does not."""
+    return {(entry["rule"], entry["message"]): _compiled(entry) for node in _nodes(schema) for entry in _entries(node)}
 
 
 def _compiled(entry: Mapping[str, str]) -> Rule:
-    return Rule(cel.compile(entry["rule"]), entry["message"], entry.get("fieldPath", ""))
+    reason = entry.get("reason", INVALID)
+    return Rule(cel.compile(entry["rule"]), entry["message"], entry.get("fieldPath", ""), reason)
 
 
 def _entries(schema: Schema) -> list[Mapping[str, str]]:
@@ -50,51 +63,28 @@ def _nodes(schema: Schema) -> Iterator[Schema]:
             yield from _nodes(child)
 
 
-def rule_problems(schema: Schema, rules: Rules, value: Any, path: Path) -> list[Problem]:
-    """What the rules, list-map keys and sets say about a value whose structure is sound. `path`: where it stands."""
-    found: list[Problem] = []
-    for node, item, where in _visit(schema, value, path):
-        found.extend(_broken_rules(node, rules, item, where))
-        found.extend(_duplicate_entries(node, item, where))
-    return found
-
-
-def _visit(schema: Schema, value: Any, path: Path) -> Iterator[tuple[Schema, Any, Path]]:
-    yield schema, value, path
+def rule_problems(schema: Schema, rules: Rules, value: Any, path: Path) -> Iterator[Problem]:
+    """What the rules say about a value whose types are right. `path`: where it stands."""
+    for entry in _entries(schema):
+        yield from _broken(rules[entry["rule"], entry["message"]], value, path_text(path))
     if isinstance(value, Mapping):
-        for name, child in schema.get("properties", {}).items():
-            if name in value:
-                yield from _visit(child, value[name], (*path, name))
+        for name, item in value.items():
+            child = child_schema(schema, name)
+            if child is not None:
+                yield from rule_problems(child, rules, item, (*path, name))
     elif isinstance(value, list) and "items" in schema:
         for index, item in enumerate(value):
-            yield from _visit(schema["items"], item, (*path, index))
+            yield from rule_problems(schema["items"], rules, item, (*path, index))
 
 
-def _broken_rules(schema: Schema, rules: Rules, value: Any, path: Path) -> Iterator[Problem]:
-    for entry in _entries(schema):
-        rule = rules[entry["rule"]]
-        if not _holds(rule, value):
-            yield Problem(path_text(path) + rule.field_path, rule.message)
-
-
-def _holds(rule: Rule, value: Any) -> bool:
+def _broken(rule: Rule, value: Any, where: str) -> Iterator[Problem]:
     # a rule that cannot be evaluated refuses the object, as on an API server
     try:
-        return rule.program.execute({"self": value}) is True
-    except (RuntimeError, ValueError, TypeError):
-        return False
-
-
-def _duplicate_entries(schema: Schema, value: Any, path: Path) -> Iterator[Problem]:
-    kind = schema.get("x-kubernetes-list-type")
-    if kind not in ("map", "set"):
-        return
-    keys = schema.get("x-kubernetes-list-map-keys", ())
-    first: dict[str, int] = {}
-    for index, item in enumerate(value):
-        identity = shown([item.get(key) for key in keys] if kind == "map" else item)
-        where = path_text((*path, index))
-        if identity in first:
-            what = ", ".join(f"{key} {shown(item.get(key))}" for key in keys) if kind == "map" else shown(item)
-            yield Problem(where, f"{where} repeats {what} of {path_text((*path, first[identity]))}; remove one of them")
-        first.setdefault(identity, index)
+        holds, why = rule.program.execute({"self": value}) is True, ""
+    except (RuntimeError, ValueError, TypeError) as error:
+        holds, why = False, str(error)
+    if why:
+        yield worded(INVALID, where, f'"object": {why} evaluating rule: {rule.message}', "")
+    elif not holds:
+        reason = FORBIDDEN if rule.reason == FORBIDDEN else INVALID
+        yield worded(reason, where + rule.field_path, rule.message, "")

@@ -11,8 +11,9 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from paddock_operator.core.clock import parse_time
-from paddock_operator.core.problems import Problem, suggestion, type_word, unknown_field
+from paddock_operator.core.problems import Problem, suggestion, unknown_field
 from paddock_operator.core.resources import API_KEY_TYPE, secret_text
+from paddock_operator.core.shown import type_name
 
 SHA256 = re.compile(r"[0-9a-f]{64}")
 MODEL_NAME = re.compile(r"\*|[A-Za-z0-9_][A-Za-z0-9_.:/-]{0,254}")
@@ -33,7 +34,7 @@ def key_problems(document: Mapping[str, Any]) -> list[Problem]:
     try:
         digest, policy = secret_text(document, "sha256"), secret_text(document, "policy")
     except ValueError:
-        return [Problem("data", "data must hold base64 of UTF-8 text; encode it again or use stringData")]
+        return [Problem("data", "must hold base64 of UTF-8 text", "encode it again or use stringData")]
     return [*_digest("sha256", digest), *_policy(policy)]
 
 
@@ -41,71 +42,59 @@ def _container(part: str, value: Any) -> Iterator[Problem]:
     if value is None:
         return
     if not isinstance(value, Mapping):
-        yield Problem(part, f"{part} must be an object, but is {type_word(value)}; write sha256 and policy below it")
+        yield Problem(part, f"must be an object, but is of type {type_name(value)}", "write sha256 and policy below it")
         return
     for name, text in value.items():
         if name not in ("sha256", "policy"):
             yield unknown_field(part, str(name), ("sha256", "policy"))
         elif not isinstance(text, str):
-            yield Problem(
-                f"{part}.{name}", f"{part}.{name} must be a string, but is {type_word(text)}; put it in quotes"
-            )
+            yield Problem(f"{part}.{name}", f"must be a string, but is of type {type_name(text)}", "put it in quotes")
 
 
 def _digest(path: str, value: Any) -> Iterator[Problem]:
     if not isinstance(value, str) or not SHA256.fullmatch(value.strip()):
         fix = "write the SHA-256 of the key as 64 lower-case hex digits, never the key itself"
-        yield Problem(path, f"{path} of a Secret of type {API_KEY_TYPE} is missing or malformed; {fix}")
+        yield Problem(path, f"is missing or malformed in a Secret of type {API_KEY_TYPE}", fix)
 
 
 def _policy(text: str | None) -> list[Problem]:
     if text is None:
         return []
     if len(text) > MAX_POLICY:
-        return [
-            Problem("policy", f"policy has {len(text)} characters, more than its limit of {MAX_POLICY}; shorten it")
-        ]
+        return [Problem("policy", f"has {len(text)} characters, more than its limit of {MAX_POLICY}", "shorten it")]
     try:
         policy = json.loads(text)
     except (ValueError, RecursionError):
         policy = None
     if not isinstance(policy, Mapping):
-        return [
-            Problem("policy", 'policy must be a JSON object such as {"models":["*"],"verbs":["infer"]}; correct it')
-        ]
+        return [Problem("policy", 'must be a JSON object such as {"models":["*"],"verbs":["infer"]}', "correct it")]
     found = [unknown_field("policy", str(name), POLICY_FIELDS) for name in policy if name not in POLICY_FIELDS]
-    return [
-        *found,
-        *_models(policy),
-        *_verbs(policy),
-        *_time("policy.expires", policy.get("expires")),
-        *_previous(policy),
-    ]
+    times = _time("policy.expires", policy.get("expires"))
+    return [*found, *_models(policy), *_verbs(policy), *times, *_previous(policy)]
 
 
 def _models(policy: Mapping[str, Any]) -> Iterator[Problem]:
     models = policy.get("models", ["*"])
     if not isinstance(models, list) or not 1 <= len(models) <= MAX_MODELS:
-        yield Problem(
-            "policy.models", f'policy.models must be a list of 1 to {MAX_MODELS} public names, or ["*"]; correct it'
-        )
+        message = f'must be a list of 1 to {MAX_MODELS} public names, or ["*"]'
+        yield Problem("policy.models", message, "correct it")
         return
     for index, name in enumerate(models):
         if not isinstance(name, str) or not MODEL_NAME.fullmatch(name):
-            path = f"policy.models[{index}]"
-            yield Problem(path, f"{path} must be * or a public model name of at most 255 characters; correct it")
+            message = "must be * or a public model name of at most 255 characters"
+            yield Problem(f"policy.models[{index}]", message, "correct it")
 
 
 def _verbs(policy: Mapping[str, Any]) -> Iterator[Problem]:
     verbs = policy.get("verbs", ["infer"])
     if not isinstance(verbs, list) or not verbs:
-        yield Problem("policy.verbs", f"policy.verbs must be a list of {', '.join(VERBS)}; name at least one")
+        yield Problem("policy.verbs", f"must be a list of {', '.join(VERBS)}", "name at least one")
         return
     for index, verb in enumerate(verbs):
         if verb not in VERBS:
             nearest = suggestion(str(verb), VERBS)
             fix = f"did you mean {nearest}?" if nearest else "use one of them"
-            yield Problem(f"policy.verbs[{index}]", f"policy.verbs[{index}] must be one of {', '.join(VERBS)}; {fix}")
+            yield Problem(f"policy.verbs[{index}]", f"must be one of {', '.join(VERBS)}", fix)
 
 
 def _time(path: str, value: Any) -> Iterator[Problem]:
@@ -114,7 +103,7 @@ def _time(path: str, value: Any) -> Iterator[Problem]:
     try:
         parse_time(value if isinstance(value, str) else "")
     except ValueError:
-        yield Problem(path, f"{path} must be null or a time such as 2026-12-31T00:00:00Z (RFC 3339); correct it")
+        yield Problem(path, "must be null or a time such as 2026-12-31T00:00:00Z (RFC 3339)", "correct it")
 
 
 def _previous(policy: Mapping[str, Any]) -> list[Problem]:
@@ -122,6 +111,6 @@ def _previous(policy: Mapping[str, Any]) -> list[Problem]:
     if previous is None:
         return []
     if not isinstance(previous, Mapping) or set(previous) != {"sha256", "until"}:
-        return [Problem("policy.previous", "policy.previous must have exactly sha256 and until; correct it")]
+        return [Problem("policy.previous", "must have exactly sha256 and until", "correct it")]
     until = previous["until"] if previous["until"] is not None else ""
     return [*_digest("policy.previous.sha256", previous["sha256"]), *_time("policy.previous.until", until)]

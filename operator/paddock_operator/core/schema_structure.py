@@ -1,158 +1,141 @@
-"""Check a value against a structural schema of a CRD and word what is wrong.
+"""Check a value against a structural schema of a CRD, with the messages of the API server.
 
-Called by `schema.py`. Unknown fields are refused here (an API server drops them with a warning), patterns match whole
-values as Go's do, integers are never booleans or floats, numbers are finite.
+Called by `schema.py`. The rules are those of Kubernetes' own validator: a string gets one complaint at most (too
+long, too short, pattern), bounds are looked at even where the type is wrong, patterns match whole values.
 """
 
 from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
-from jsonschema import Draft202012Validator
-from jsonschema.exceptions import ValidationError
-from jsonschema.validators import extend
-
-from paddock_operator.core.problems import TYPE_WORDS, Problem, path_text, shown, suggestion, type_word, unknown_field
-
-Schema = Mapping[str, Any]
-
-
-def closed(schema: Schema) -> dict[str, Any]:
-    """The same schema for a JSON Schema validator, with unknown fields of every described object forbidden."""
-    out = {key: value for key, value in schema.items() if not key.startswith("x-")}
-    out["properties"] = {name: closed(child) for name, child in schema.get("properties", {}).items()}
-    if "items" in schema:
-        out["items"] = closed(schema["items"])
-    free = schema.get("x-kubernetes-preserve-unknown-fields") or "additionalProperties" in schema
-    if schema.get("type") == "object" and not free:
-        out["additionalProperties"] = False
-    return out
-
-
-def _whole_pattern(_: Any, pattern: str, instance: Any, __: Any) -> Iterator[ValidationError]:
-    # re.search would let a final newline pass where Go's regexp does not
-    if isinstance(instance, str) and not re.fullmatch(pattern, instance):
-        yield ValidationError("pattern")
-
-
-def _is_integer(_: Any, value: Any) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool)
-
-
-def _is_number(_: Any, value: Any) -> bool:
-    return _is_integer(_, value) or (isinstance(value, float) and math.isfinite(value))
-
-
-_Validator: Any = extend(  # type: ignore[no-untyped-call]
-    Draft202012Validator,
-    validators={"pattern": _whole_pattern},
-    type_checker=Draft202012Validator.TYPE_CHECKER.redefine_many({"integer": _is_integer, "number": _is_number}),
+from paddock_operator.core.clock import parse_time
+from paddock_operator.core.problems import (
+    INVALID,
+    NOT_SUPPORTED,
+    REQUIRED,
+    TOO_LONG,
+    TOO_MANY,
+    WRONG_TYPE,
+    Problem,
+    path_text,
+    suggestion,
+    worded,
 )
+from paddock_operator.core.schema_values import Path, Schema, child_schema
+from paddock_operator.core.shown import float_text, quoted, shown, type_fix, type_name
+
+MAX_ABOUT = 200
 
 
-def validator(schema: Schema) -> Any:
-    """Compile a CRD's schema once; give the result to `structural_problems`."""
-    return _Validator(closed(schema))
+def structural_problems(schema: Schema, value: Any, path: Path) -> Iterator[Problem]:
+    """All structural problems of a value that stands at `path` in its document."""
+    yield from _type(schema, value, path)
+    if isinstance(value, str):
+        yield from _string(schema, value, path_text(path))
+    elif isinstance(value, int | float) and not isinstance(value, bool):
+        yield from _number(schema, value, path_text(path))
+    elif isinstance(value, list):
+        yield from _list(schema, value, path)
+    elif isinstance(value, Mapping):
+        yield from _object(schema, value, path)
+    yield from _enum(schema, value, path_text(path))
 
 
-def structural_problems(compiled: Any, value: Any, root: tuple[str, ...]) -> list[Problem]:
-    """All structural problems of a value that stands at `root` (path parts) in its document, in the order of paths."""
-    found = []
-    for error in compiled.iter_errors(value):
-        found.extend(_worded((*root, *error.absolute_path), error))
-    return sorted(found, key=lambda problem: problem.path)
+def _type(schema: Schema, value: Any, path: Path) -> Iterator[Problem]:
+    wanted = "integer,string" if schema.get("x-kubernetes-int-or-string") else schema.get("type")
+    found = type_name(value)
+    fits = wanted is None or found in wanted.split(",") or (found == "integer" and wanted == "number")
+    if wanted is not None and (not fits or _endless(value)):
+        where = path_text(path)
+        detail = f"{quoted(found)}: {where} in body must be of type {wanted}: {quoted(found)}"
+        yield worded(WRONG_TYPE, where, detail, type_fix(wanted, value))
 
 
-def _worded(parts: tuple[Any, ...], error: ValidationError) -> list[Problem]:
-    path = path_text(parts)
-    keyword = str(error.validator)
-    if keyword == "additionalProperties":
-        return _unknown_fields(path, error)
-    if keyword == "required":
-        return _missing_fields(path, error)
-    words = _WORDS.get(keyword, _other)
-    return [Problem(path, f"{path} {words(error)}")]
+def _endless(value: Any) -> bool:
+    return isinstance(value, float) and not math.isfinite(value)
 
 
-def _unknown_fields(path: str, error: ValidationError) -> list[Problem]:
-    known = sorted(_schema_of(error).get("properties", {}))
-    return [unknown_field(path, str(name), known) for name in _value_of(error) if name not in known]
+def _string(schema: Schema, value: str, where: str) -> Iterator[Problem]:
+    longest, shortest, pattern = schema.get("maxLength"), schema.get("minLength"), schema.get("pattern")
+    if longest is not None and len(value) > longest:
+        fix = f"it has {len(value)} characters, shorten it"
+        yield worded(TOO_LONG, where, f"may not be more than {longest} bytes", fix)
+    elif shortest is not None and len(value) < shortest:
+        detail = f"{quoted(value)}: {where} in body should be at least {shortest} chars long"
+        yield worded(INVALID, where, detail, "lengthen it or remove it")
+    elif pattern is not None and not re.fullmatch(pattern, value):
+        detail = f"{quoted(value)}: {where} in body should match '{pattern}'"
+        yield worded(INVALID, where, detail, f"write it as described ({_about(schema)})")
+    if schema.get("format") == "date-time" and not _is_time(value):
+        detail = f"{quoted(value)}: {where} in body must be of type date-time: {quoted(value)}"
+        yield worded(WRONG_TYPE, where, detail, "write a time such as 2026-12-31T00:00:00Z")
 
 
-def _missing_fields(path: str, error: ValidationError) -> list[Problem]:
-    schema = _schema_of(error)
-    missing = [name for name in schema["required"] if name not in _value_of(error)]
-    found = []
-    # the library reports one error per missing field: word only the one this error is about
-    for name in missing:
-        if error.message.startswith(repr(name)):
-            about = schema.get("properties", {}).get(name, {}).get("description", "")
-            found.append(Problem(f"{path}.{name}", f"{path}.{name} is required; add it ({_short(about)})"))
-    return found
+def _is_time(value: str) -> bool:
+    try:
+        return bool(parse_time(value))
+    except ValueError:
+        return False
 
 
-def _short(description: str) -> str:
-    return description.rstrip(".")[:200]
+def _number(schema: Schema, value: float, where: str) -> Iterator[Problem]:
+    above, below = schema.get("maximum"), schema.get("minimum")
+    if above is not None and value > above:
+        detail = f"{shown(value)}: {where} in body should be less than or equal to {_limit(above, value)}"
+        yield worded(INVALID, where, detail, "lower it")
+    if below is not None and value < below:
+        detail = f"{shown(value)}: {where} in body should be greater than or equal to {_limit(below, value)}"
+        yield worded(INVALID, where, detail, "raise it")
 
 
-def _schema_of(error: ValidationError) -> Schema:
-    schema = error.schema
-    return schema if isinstance(schema, Mapping) else {}
+def _limit(limit: float, value: float) -> str:
+    return str(int(limit)) if isinstance(value, int) else float_text(float(limit))
 
 
-def _value_of(error: ValidationError) -> Any:
-    return error.instance
+def _list(schema: Schema, value: list[Any], path: Path) -> Iterator[Problem]:
+    where, least, most = path_text(path), schema.get("minItems"), schema.get("maxItems")
+    if least is not None and len(value) < least:
+        detail = f"{len(value)}: {where} in body should have at least {least} items"
+        yield worded(INVALID, where, detail, "add one or remove the field")
+    if most is not None and len(value) > most:
+        yield worded(TOO_MANY, where, f"{len(value)}: must have at most {most} items", "remove some")
+    for index, item in enumerate(value if "items" in schema else ()):
+        yield from structural_problems(schema["items"], item, (*path, index))
 
 
-def _type(error: ValidationError) -> str:
-    expected = error.validator_value
-    wanted = TYPE_WORDS.get(str(expected), str(expected)) if isinstance(expected, str) else "an integer or a string"
-    value = error.instance
-    example = f" {shown(value)}" if isinstance(value, str | int | float) and not isinstance(value, bool) else ""
-    fix = "give it a value or remove it" if value is None else f"write {wanted}"
-    return f"must be {wanted}, but is {type_word(value)}{example}; {fix}"
+def _object(schema: Schema, value: Mapping[Any, Any], path: Path) -> Iterator[Problem]:
+    yield from _properties(schema, value, path_text(path))
+    for name in schema.get("required", ()):
+        if name not in value:
+            about = _about(schema["properties"][name])
+            yield Problem(path_text((*path, name)), "Required value", f"add it ({about})", REQUIRED)
+    for name, item in value.items():
+        child = child_schema(schema, name)
+        if child is not None:
+            yield from structural_problems(child, item, (*path, name))
 
 
-def _enum(error: ValidationError) -> str:
-    expected: Any = error.validator_value
-    choices = [str(choice) for choice in expected]
-    nearest = suggestion(str(error.instance), choices)
+def _properties(schema: Schema, value: Mapping[Any, Any], where: str) -> Iterator[Problem]:
+    least, most = schema.get("minProperties"), schema.get("maxProperties")
+    if least is not None and len(value) < least:
+        detail = f"{len(value)}: {where} in body should have at least {least} properties"
+        yield worded(INVALID, where, detail, "add one or remove the field")
+    if most is not None and len(value) > most:
+        yield worded(TOO_MANY, where, f"{len(value)}: must have at most {most} items", "remove some")
+
+
+def _enum(schema: Schema, value: Any, where: str) -> Iterator[Problem]:
+    choices = schema.get("enum")
+    if choices is None or value is None or value in choices:
+        return
+    nearest = suggestion(value, choices) if isinstance(value, str) else None
     fix = f"did you mean {nearest}?" if nearest else "use one of them"
-    return f"is {shown(error.instance)}, but must be one of {', '.join(choices)}; {fix}"
+    supported = ", ".join(quoted(choice) for choice in choices)
+    yield worded(NOT_SUPPORTED, where, f"{shown(value)}: supported values: {supported}", fix)
 
 
-def _pattern(error: ValidationError) -> str:
-    about = _short(str(_schema_of(error).get("description", "")))
-    return f"is {shown(error.instance)}, which does not match {error.validator_value}; write it as described ({about})"
-
-
-def _bound(
-    text: str, fix: str, measure: Callable[[Any], Any] = lambda value: value
-) -> Callable[[ValidationError], str]:
-    def words(error: ValidationError) -> str:
-        return text.format(actual=measure(error.instance), limit=error.validator_value) + f"; {fix}"
-
-    return words
-
-
-def _other(error: ValidationError) -> str:
-    return f"is not valid: {error.message[:200]}; correct it"
-
-
-_WORDS: dict[str, Callable[[ValidationError], str]] = {
-    "type": _type,
-    "anyOf": _type,
-    "enum": _enum,
-    "pattern": _pattern,
-    "minimum": _bound("is {actual}, below its minimum of {limit}", "raise it"),
-    "maximum": _bound("is {actual}, above its maximum of {limit}", "lower it"),
-    "minLength": _bound("has {actual} characters, fewer than its minimum of {limit}", "lengthen it or remove it", len),
-    "maxLength": _bound("has {actual} characters, more than its limit of {limit}", "shorten it", len),
-    "minItems": _bound("has {actual} entries, fewer than its minimum of {limit}", "add one or remove the field", len),
-    "maxItems": _bound("has {actual} entries, more than its limit of {limit}", "remove some", len),
-    "minProperties": _bound("has {actual} fields, fewer than its minimum of {limit}", "add one or remove it", len),
-    "maxProperties": _bound("has {actual} fields, more than its limit of {limit}", "remove some", len),
-}
+def _about(schema: Schema) -> str:
+    return str(schema.get("description", "")).rstrip(".")[:MAX_ABOUT]

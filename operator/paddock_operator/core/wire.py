@@ -53,8 +53,16 @@ def _convert(hint: Any, raw: Any) -> Any:
     if origin is tuple:
         return tuple(_convert(args[0], item) for item in raw)
     if origin is not None and issubclass(origin, Mapping):
-        return dict(raw)
-    return float(raw) if hint is float else raw
+        return {key: item for key, item in raw.items() if item is not None or args[1] is Any}
+    return _number(hint, raw)
+
+
+def _number(hint: Any, raw: Any) -> Any:
+    # manifests may write 1.0 for 1 and 1 for 1.0; where a string may stand too, whole numbers are integers
+    if hint is float:
+        return float(raw)
+    whole = isinstance(raw, float) and raw.is_integer() and hint is not str
+    return int(raw) if whole else raw
 
 
 def _without_none(hint: Any) -> Any:
