@@ -26,6 +26,8 @@ from h11 import IDLE
 from uvicorn.protocols.http.h11_impl import H11Protocol
 from uvicorn.server import HANDLED_SIGNALS
 
+from paddock_runner.tls import Certificates
+
 EXIT_OK = 0
 EXIT_USAGE = 2
 EXIT_ADDRESS_IN_USE = 4
@@ -40,6 +42,7 @@ MAX_HEAD_BYTES = 64 * 1024
 MAX_CONNECTIONS = 4096
 _BACKLOG = 1024
 _LAST_SECONDS = 1
+_LINGER_STEP = 0.05
 
 log = logging.getLogger(__name__)
 
@@ -59,19 +62,24 @@ def serve(
     drain_seconds: Callable[[], float],
     on_drain: Callable[[], None],
     on_listening: Callable[[str], None] | None = None,
+    linger_seconds: float = 0.0,
+    certificates: Certificates | None = None,
 ) -> int:
     """Serve the ASGI `app` until a signal ends the process; returns the exit code.
 
     `listen` is HOST:PORT, [IPV6]:PORT or fd:N (an inherited socket); port 0 lets the kernel choose. `drain_seconds` is
     asked when the drain begins. `on_drain` runs in the event loop at the first signal, `on_listening` gets HOST:PORT
-    right before the `listening` event is printed. 4: the address is in use; 2: it makes no sense.
+    right before the `listening` event is printed. While connections are open, the drain's wait for running requests
+    begins `linger_seconds` after the signal. With `certificates` it is HTTPS. 4: the address is in use; 2: it makes no
+    sense.
     """
     try:
         listener = open_socket(listen)
     except ListenError as error:
         sys.stderr.write(f"{error}\n")
         return error.code
-    server = DrainingServer(settings(app), drain_seconds, on_drain, on_listening)
+    config = settings(app, certificates)
+    server = DrainingServer(config, drain_seconds, on_drain, on_listening, linger_seconds, certificates)
     server.run([listener])
     return EXIT_OK
 
@@ -121,8 +129,8 @@ def _bound(host: str, port: int) -> socket.socket:
     return listener
 
 
-def settings(app: Any) -> uvicorn.Config:
-    """uvicorn's configuration for an ASGI application."""
+def settings(app: Any, certificates: Certificates | None = None) -> uvicorn.Config:
+    """uvicorn's configuration for an ASGI application, over TLS with `certificates`."""
     # uvicorn's own notices say nothing that ours do not; what a stranger can trigger must not write a line each.
     logging.getLogger("uvicorn.error").setLevel(logging.ERROR)
     return uvicorn.Config(
@@ -140,6 +148,7 @@ def settings(app: Any) -> uvicorn.Config:
         timeout_keep_alive=KEEP_ALIVE_SECONDS,
         timeout_graceful_shutdown=_LAST_SECONDS,
         h11_max_incomplete_event_size=MAX_HEAD_BYTES,
+        ssl_context_factory=(lambda *_: certificates.context) if certificates else None,
     )
 
 
@@ -209,8 +218,12 @@ class DrainingServer(uvicorn.Server):
         drain_seconds: Callable[[], float],
         on_drain: Callable[[], None],
         on_listening: Callable[[str], None] | None,
+        linger_seconds: float = 0.0,
+        certificates: Certificates | None = None,
     ) -> None:
         super().__init__(config)
+        self._linger_seconds = linger_seconds
+        self._certificates = certificates
         self._drain_seconds = drain_seconds
         self._on_drain = on_drain
         self._on_listening = on_listening
@@ -230,21 +243,31 @@ class DrainingServer(uvicorn.Server):
         stop = asyncio.Event()
         loop = asyncio.get_running_loop()
         self._wake = lambda: loop.call_soon_threadsafe(stop.set)
+        following = asyncio.create_task(self._certificates.follow()) if self._certificates else None
         if not self._signalled:
             await stop.wait()
+        if following:
+            following.cancel()
         await self._drain()
         self.should_exit = True
 
     async def _drain(self) -> None:
-        # Only what runs now is waited for: what arrives later is health, metrics and refusals.
-        running = set(self.server_state.tasks)
         limit = self._drain_seconds()
-        log.info("draining", extra={"running": len(running), "drain_seconds": limit})
+        log.info("draining", extra={"running": len(self.server_state.tasks), "drain_seconds": limit})
         self._on_drain()
-        if running:
+        await self._linger()
+        # Only what runs now is waited for: what arrives later is health, metrics and refusals.
+        if running := set(self.server_state.tasks):
             _, late = await asyncio.wait(running, timeout=limit)
             if late:
                 log.warning("requests were still running when the drain ended", extra={"running": len(late)})
+
+    async def _linger(self) -> None:
+        # Every answer from now on ends its connection, so that clients go elsewhere with their next request.
+        self.server_state.default_headers.append((b"connection", b"close"))
+        end = asyncio.get_running_loop().time() + self._linger_seconds
+        while self.server_state.connections and asyncio.get_running_loop().time() < end:
+            await asyncio.sleep(_LINGER_STEP)
 
     @contextlib.contextmanager
     def capture_signals(self) -> Generator[None, None, None]:

@@ -24,6 +24,7 @@ DIALECTS: tuple[Dialect, ...] = get_args(Dialect)
 
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 _BACKEND = re.compile(r"http://(?:[A-Za-z0-9._-]{1,253}|\[[0-9a-fA-F:.]{2,45}\])(?::[0-9]{1,5})?")
+_LABEL = re.compile(r"[a-z0-9](?:[-a-z0-9]{0,61}[a-z0-9])?")
 _PRINTABLE = re.compile(r"[\x21-\x7e]{1,512}")
 
 
@@ -64,7 +65,10 @@ class Info:
 
 @dataclass(frozen=True, slots=True)
 class Model:
-    """One route: a Model, the public names that lead to it and the runners that serve it."""
+    """One route: a Model, the public names that lead to it and the runners that serve it.
+
+    With a `service` the runners are the ready endpoints of that Service, and `backends` are names of it in DNS.
+    """
 
     name: str
     names: tuple[str, ...]
@@ -73,6 +77,7 @@ class Model:
     info: Info
     keys: frozenset[str]
     """Every normalised spelling by which a key's policy may mean this model."""
+    service: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,6 +145,7 @@ def _model(value: object, path: str) -> Model:
         ready=fields.boolean("ready"),
         info=_info(fields.child("info")),
         keys=frozenset(map(public_names.normal, (name, *names))),
+        service=None if fields.get("service", None) is None else fields.matching("service", _LABEL, "a DNS label"),
     )
     if not names:
         raise ConfigProblem(fields.path("names"), "must hold at least one public name")

@@ -7,36 +7,43 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import cast
 
-from paddock_runner.configfile import ConfigFile
 from paddock_runner.core import compat
 from paddock_runner.core.gateway_config import Model
 from paddock_runner.gateway import lists, naming, routes
 from paddock_runner.gateway.call import Answer, Call
+from paddock_runner.gateway.configuration import Configuration
+from paddock_runner.gateway.directory import Directory
 from paddock_runner.gateway.errors import Refusal
 from paddock_runner.gateway.metrics import Metrics
 from paddock_runner.gateway.snapshot import Snapshot
 from paddock_runner.gateway.upstream import Upstream
 
 _TEXT = b"text/plain; charset=utf-8"
+MAX_ASKED = 16
+"""Of how many runners of a Model /api/ps asks what they have loaded."""
 _EXPOSITION = b"text/plain; version=0.0.4; charset=utf-8"
 
 
 @dataclass(slots=True)
 class Status:
-    """What /readyz tells: whether the gateway drains, and a warning for people."""
+    """What /readyz tells: whether the gateway drains, and a warning for people. `refuse_at` is monotonic."""
 
     draining: bool = False
+    refuse_at: float = 0.0
     warning: str | None = None
 
 
 class Answers:
     """Readiness never depends on backends: a gateway without them still says why it refuses."""
 
-    def __init__(self, file: ConfigFile[Snapshot], status: Status, metrics: Metrics, upstream: Upstream) -> None:
+    def __init__(
+        self, file: Configuration, status: Status, metrics: Metrics, upstream: Upstream, directory: Directory
+    ) -> None:
         self._file = file
         self._status = status
         self._metrics = metrics
         self._upstream = upstream
+        self._directory = directory
 
     def by_action(self) -> Mapping[str, Answer]:
         """The answers by the action of a route."""
@@ -95,7 +102,8 @@ class Answers:
 
     async def _running(self, model: Model, snapshot: Snapshot) -> dict[str, object] | None:
         credential = snapshot.config.backend_credential
-        answers = await asyncio.gather(*(self._upstream.running(url, credential) for url in model.backends))
+        urls = self._directory.urls(model)[:MAX_ASKED]
+        answers = await asyncio.gather(*(self._upstream.running(url, credential) for url in urls))
         return next((answer for answer in answers if answer), None)
 
     async def _management(self, call: Call) -> None:

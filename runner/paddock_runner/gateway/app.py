@@ -9,18 +9,22 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Mapping
+from collections.abc import Coroutine, Mapping
 from pathlib import Path
+from typing import Any
 
 from paddock_runner import logs
-from paddock_runner.configfile import ConfigFile
 from paddock_runner.core.gateway_config import Key
-from paddock_runner.gateway import auth, errors, guards, routes
+from paddock_runner.gateway import auth, dns, errors, gauges, guards, routes
 from paddock_runner.gateway.answers import Answers, Status
 from paddock_runner.gateway.backends import Backends
 from paddock_runner.gateway.call import Answer, Call
+from paddock_runner.gateway.cluster.link import Link, Outlets, Place
+from paddock_runner.gateway.configuration import Configuration
+from paddock_runner.gateway.directory import Directory
 from paddock_runner.gateway.errors import Refusal, retry_after
 from paddock_runner.gateway.exchange import CLIENT_GONE, ClientGone, Exchange, Message, Receive, Send
+from paddock_runner.gateway.holds import Holds
 from paddock_runner.gateway.inference import Inference
 from paddock_runner.gateway.limits import Gate
 from paddock_runner.gateway.metrics import UNKNOWN, Metrics
@@ -35,16 +39,34 @@ access = logging.getLogger("paddock_runner.gateway.access")
 
 
 class Gateway:
-    """Raises OSError or ValueError when the configuration at `path` is not good to start with."""
+    """Raises OSError or ValueError when the configuration at `path` is not good to start with.
 
-    def __init__(self, path: Path, *, timings: Timings | None = None) -> None:
-        self.file = ConfigFile(path, load, on_change=self._changed, on_error=self._refused)
+    `place` tells of the cluster that it runs in, if any. After `drain` it works on for `linger_seconds`, so that
+    clients with open connections can move on, and refuses new work from then on.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        *,
+        timings: Timings | None = None,
+        place: Place | None = None,
+        resolve: dns.Resolve = dns.system_resolve,
+        linger_seconds: float = 0.0,
+    ) -> None:
+        self.file = Configuration(path, load, on_change=self._changed, on_error=self._refused)
         self.metrics = Metrics(self.file.value.config.endpoint)
+        self.linger_seconds = linger_seconds
+        self.directory = Directory(self._keep_backends)
         self._status = Status()
         self._timings = timings or Timings()
+        self._resolve = resolve
         self._gate = Gate()
         self._failures = auth.FailureLimit()
         self._backends = Backends(time.monotonic)
+        self._holds = Holds(self.directory, self._backends)
+        self._gauges = gauges.BackendGauges(self.metrics, self.directory, self._backends)
+        self._link = Link(place, self._outlets()) if place else None
         self._answers: Mapping[str, Answer] = {}
         self._follow_gauges()
         self._note(self.file.value)
@@ -57,8 +79,9 @@ class Gateway:
             await self._exchange(Exchange(scope, receive, send))
 
     def drain(self) -> None:
-        """Take no new work from now on; what runs goes on."""
+        """Not ready from now on; no new work after `linger_seconds`; what runs goes on."""
         self._status.draining = True
+        self._status.refuse_at = time.monotonic() + self.linger_seconds
 
     def listening(self, address: str) -> None:
         """Say it when anybody who reaches `address` (HOST:PORT) may use the models."""
@@ -72,16 +95,32 @@ class Gateway:
     async def _lifespan(self, receive: Receive, send: Send) -> None:
         await receive()
         upstream = Upstream(self._timings)
-        proxy = Proxy(upstream, self._backends, self.metrics)
-        inference = Inference(proxy, self._gate, self.metrics, self._timings.body)
-        own = Answers(self.file, self._status, self.metrics, upstream)
+        proxy = Proxy(upstream, self.directory, self._backends, self.metrics)
+        inference = Inference(proxy, self._holds, self._gate, self.metrics, self._timings.body)
+        own = Answers(self.file, self._status, self.metrics, upstream, self.directory)
         self._answers = {**own.by_action(), "proxy": inference.answer}
-        watch = asyncio.create_task(self.file.watch())
+        followers = [asyncio.create_task(work) for work in self._followers()]
         await send({"type": "lifespan.startup.complete"})
         await receive()
-        watch.cancel()
+        for follower in followers:
+            follower.cancel()
+        await asyncio.gather(*followers, return_exceptions=True)
         await upstream.close()
         await send({"type": "lifespan.shutdown.complete"})
+
+    def _followers(self) -> list[Coroutine[Any, Any, None]]:
+        names = dns.follow_names(self.directory, lambda: self.file.value.config.models, self._resolve)
+        return [self.file.watch(), names, *([self._link.run()] if self._link else [])]
+
+    def _outlets(self) -> Outlets:
+        metrics = self.metrics
+        return Outlets(
+            take_config=self.file.take,
+            take_slices=self.directory.take_slices,
+            config=lambda: self.file.sha256,
+            report_failed=lambda: metrics.count(metrics.reports_failed),
+            watch_failed=lambda resource: metrics.count(metrics.watch_restarts, resource),
+        )
 
     async def _exchange(self, exchange: Exchange) -> None:
         logs.request_id.set(exchange.request_id)
@@ -114,7 +153,7 @@ class Gateway:
         exchange.route = route
         routes.check_method(route, exchange.method)
         key = None if route.open else self._authenticate(exchange, snapshot)
-        if self._status.draining and not route.open:
+        if self._status.draining and not route.open and time.monotonic() >= self._status.refuse_at:
             raise _draining()
         await self._answers[route.action](Call(exchange, route, snapshot, key))
 
@@ -176,7 +215,10 @@ class Gateway:
         log.error("the new configuration is refused, the last good one stays", extra={"problem": message})
 
     def _note(self, snapshot: Snapshot) -> None:
-        self._backends.keep(snapshot.config.models)
+        self._gauges.follow(snapshot.config.models)
+        self.directory.ring()
+        if self._link:
+            self._link.config_changed()
         if snapshot.config.limits.tokens_per_minute:
             log.warning("limits.tokensPerMinute is set, but this version does not enforce it")
 
@@ -184,12 +226,15 @@ class Gateway:
         metrics = self.metrics
         metrics.follow(metrics.in_flight, lambda: self._gate.running)
         metrics.follow(metrics.queue_depth, lambda: self._gate.waiting)
-        metrics.follow(metrics.backends, self._backends.ejected, "ejected")
-        metrics.follow(metrics.backends, lambda: self._known_backends() - self._backends.ejected(), "healthy")
+        metrics.follow(metrics.held, lambda: self._holds.held)
         metrics.follow(metrics.api_keys, lambda: len(self.file.value.config.keys))
+        gauges.follow_source(metrics, self.file)
+        if self._link:
+            gauges.follow_watches(metrics, self._link)
 
-    def _known_backends(self) -> int:
-        return len({url for model in self.file.value.config.models for url in model.backends})
+    def _keep_backends(self) -> None:
+        models = self.file.value.config.models
+        self._backends.keep({url for model in models for url in self.directory.urls(model)})
 
 
 def _draining() -> Refusal:

@@ -1,59 +1,104 @@
-"""Which runner gets a request: round robin over a model's backends, those that refused last. Called by `gateway.proxy`.
+"""Which runner gets a request: the one with the fewest open requests of ours. Called by `gateway.proxy` and `holds`.
 
-Ejection is passive: a failed connection puts a backend behind the others for a while. A backend that is alone is still
-tried, for a refused connection costs less than a wrong answer.
+Ejection is passive: a failed connection puts a runner behind the others for 1 s, each time in a row for twice as long,
+30 s at most. When all of a Model's runners are ejected, the next one is tried after a short pause instead: a runner
+that is alone comes back to work as soon as it answers.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
-
-from paddock_runner.core.gateway_config import Model
+import contextlib
+from collections.abc import Callable, Collection, Generator, Sequence
+from dataclasses import dataclass
 
 FIRST_EJECTION = 1.0
 LONGEST_EJECTION = 30.0
+FIRST_PAUSE = 0.1
+LONGEST_PAUSE = 1.0
+
+
+@dataclass(slots=True)
+class State:
+    """A runner that failed: how often in a row, ejected until, not to be tried at all until (monotonic seconds)."""
+
+    failures: int = 0
+    ejected: float = 0.0
+    paused: float = 0.0
 
 
 class Backends:
-    """The health of every known backend and the turn of every model. `clock` is monotonic, in seconds."""
+    """The health of every known runner. `clock` is monotonic, in seconds."""
 
     def __init__(self, clock: Callable[[], float]) -> None:
         self._clock = clock
-        self._ejected: dict[str, tuple[int, float]] = {}
-        self._turns: dict[str, int] = {}
+        self._states: dict[str, State] = {}
+        self._open: dict[str, int] = {}
+        self._turn = 0
 
-    def order(self, model: Model) -> list[str]:
-        """The model's backends in the order to try them."""
-        backends = model.backends
-        if len(backends) < 2:
-            return list(backends)
-        turn = self._turns[model.name] = (self._turns.get(model.name, -1) + 1) % len(backends)
+    def choose(self, urls: Sequence[str], tried: Collection[str] = ()) -> str | None:
+        """The best of `urls` to ask now; None while none should be. Those that were `tried` come last."""
         now = self._clock()
-        return sorted((*backends[turn:], *backends[:turn]), key=lambda url: self._until(url, now))
+        usable = [url for url in urls if self._paused(url, now) <= now]
+        healthy = [url for url in usable if self._ejected(url) <= now]
+        fresh = [url for url in healthy if url not in tried]
+        return self._idlest(fresh or healthy) if fresh or healthy else min(usable, key=self._ejected, default=None)
+
+    def pause(self, urls: Sequence[str]) -> float:
+        """Seconds until one of `urls` may be asked, as far as time alone decides; infinite without any."""
+        now = self._clock()
+        return max(0.0, min((self._paused(url, now) for url in urls), default=float("inf")) - now)
+
+    def soonest(self, urls: Sequence[str]) -> str | None:
+        """The one that may be asked first, even if it is too early."""
+        now = self._clock()
+        return min(urls, key=lambda url: self._paused(url, now), default=None)
+
+    @contextlib.contextmanager
+    def using(self, url: str) -> Generator[None]:
+        """Count an open request."""
+        self._open[url] = self._open.get(url, 0) + 1
+        try:
+            yield
+        finally:
+            self._open[url] -= 1
+            if not self._open[url]:
+                del self._open[url]
 
     def failed(self, url: str) -> None:
-        """A connection failed: eject, each time in a row for twice as long."""
-        failures = self._ejected.get(url, (0, 0.0))[0] + 1
-        seconds = min(LONGEST_EJECTION, FIRST_EJECTION * 2 ** min(failures - 1, 10))
-        self._ejected[url] = (failures, self._clock() + seconds)
+        """A connection failed, or broke before its answer: eject."""
+        state = self._states.setdefault(url, State())
+        state.failures += 1
+        doublings = min(state.failures - 1, 10)
+        state.ejected = self._clock() + min(LONGEST_EJECTION, FIRST_EJECTION * 2**doublings)
+        state.paused = self._clock() + min(LONGEST_PAUSE, FIRST_PAUSE * 2**doublings)
+
+    def rest(self, url: str, seconds: float) -> None:
+        """It lives, but does not want work now: leave it alone for a moment."""
+        state = self._states.setdefault(url, State())
+        state.ejected = state.paused = self._clock() + min(LONGEST_PAUSE, max(FIRST_PAUSE, seconds))
 
     def worked(self, url: str) -> None:
-        """A backend answered: it is healthy."""
-        self._ejected.pop(url, None)
+        """It answered: it is healthy."""
+        self._states.pop(url, None)
 
-    def keep(self, models: Iterable[Model]) -> None:
-        """Forget what the configuration no longer names."""
-        known = list(models)
-        urls = {url for model in known for url in model.backends}
-        names = {model.name for model in known}
-        self._ejected = {url: state for url, state in self._ejected.items() if url in urls}
-        self._turns = {name: turn for name, turn in self._turns.items() if name in names}
+    def keep(self, urls: set[str]) -> None:
+        """Forget the health of all others: an address that comes back is another runner."""
+        self._states = {url: state for url, state in self._states.items() if url in urls}
 
-    def ejected(self) -> int:
-        """How many backends are ejected now."""
+    def ejected(self, urls: Sequence[str]) -> int:
+        """How many of `urls` are ejected now."""
         now = self._clock()
-        return sum(until > now for _, until in self._ejected.values())
+        return sum(self._ejected(url) > now for url in urls)
 
-    def _until(self, url: str, now: float) -> float:
-        until = self._ejected.get(url, (0, 0.0))[1]
-        return until if until > now else 0.0
+    def _idlest(self, urls: Sequence[str]) -> str:
+        self._turn += 1
+        turn = self._turn % len(urls)
+        return min((*urls[turn:], *urls[:turn]), key=lambda url: self._open.get(url, 0))
+
+    def _ejected(self, url: str) -> float:
+        state = self._states.get(url)
+        return state.ejected if state else 0.0
+
+    def _paused(self, url: str, now: float) -> float:
+        state = self._states.get(url)
+        return state.paused if state and state.paused > now else 0.0

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
-from paddock_runner.core.gateway_config import Dialect
+from paddock_runner.core.gateway_config import Dialect, Model
 
 Reason = Literal[
     "bad_request",
@@ -37,6 +37,10 @@ Reason = Literal[
     "backend_failed",
     "internal",
 ]
+
+
+BUSY = "server busy, please try again.  maximum pending requests exceeded"
+RETRY_SECONDS = 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,6 +96,16 @@ class Refusal(Exception):  # noqa: N818
     def status(self) -> int:
         """The HTTP status."""
         return SHAPES[self.reason].status
+
+
+class Unavailable(Refusal):
+    """No runner took the request, and nothing was sent: waiting may help."""
+
+
+def not_ready(model: Model) -> Unavailable:
+    """No runner can take the request now."""
+    message = f"model {model.name!r} is not ready yet; try again in a moment"
+    return Unavailable("no_backend", message, headers={"Retry-After": str(math.ceil(RETRY_SECONDS))})
 
 
 def retry_after(reason: Reason, message: str, seconds: float) -> Refusal:

@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import time
 
 from paddock_runner.core import strict_json
-from paddock_runner.core.gateway_config import Model
+from paddock_runner.core.gateway_config import Limits, Model
 from paddock_runner.gateway import guards, naming
 from paddock_runner.gateway.call import Call
-from paddock_runner.gateway.errors import Refusal, retry_after
+from paddock_runner.gateway.errors import Refusal, Unavailable, retry_after
 from paddock_runner.gateway.exchange import Exchange
+from paddock_runner.gateway.holds import Holds
 from paddock_runner.gateway.limits import Buckets, Gate
 from paddock_runner.gateway.metrics import Metrics
-from paddock_runner.gateway.proxy import Proxy
+from paddock_runner.gateway.proxy import Job, Proxy
 from paddock_runner.gateway.snapshot import INFER, MANAGE
+from paddock_runner.gateway.upstream import headers_up
 
 PARSE_IN_THREAD_BYTES = 256 * 1024
 
@@ -22,8 +25,9 @@ PARSE_IN_THREAD_BYTES = 256 * 1024
 class Inference:
     """`body_seconds` is how long a body may take to arrive."""
 
-    def __init__(self, proxy: Proxy, gate: Gate, metrics: Metrics, body_seconds: float) -> None:
+    def __init__(self, proxy: Proxy, holds: Holds, gate: Gate, metrics: Metrics, body_seconds: float) -> None:
         self._proxy = proxy
+        self._holds = holds
         self._gate = gate
         self._metrics = metrics
         self._rates = Buckets()
@@ -43,16 +47,23 @@ class Inference:
             watcher.cancel()
 
     async def _in_turn(self, call: Call, model: Model, body: bytes) -> None:
-        config = call.snapshot.config
+        job, limits = _job(call, model, body), call.snapshot.config.limits
+        deadline = time.monotonic() + (limits.queue_seconds or math.inf)
+        while True:
+            await self._holds.wait(model, limits, deadline)
+            try:
+                return await self._once(job, limits, deadline)
+            except Unavailable:
+                # Only where somebody is about to come; the refusal is that of the last try.
+                if not model.service or not limits.queue_depth or time.monotonic() >= deadline:
+                    raise
+
+    async def _once(self, job: Job, limits: Limits, deadline: float) -> None:
         arrived = time.monotonic()
-        await self._gate.enter(config.limits)
+        await self._gate.enter(limits, max(0.0, deadline - arrived) if deadline < math.inf else None)
         try:
             self._metrics.waited(time.monotonic() - arrived)
-            # Without authentication everybody may do everything.
-            verbs = call.key.verbs if call.key else (INFER, MANAGE)
-            await self._proxy.forward(
-                call.exchange, call.route.path, model, body, credential=config.backend_credential, verbs=verbs
-            )
+            await self._proxy.forward(job)
         finally:
             self._gate.leave()
 
@@ -62,6 +73,16 @@ class Inference:
         wait = self._rates.take(exchange.key_id or exchange.address, per_minute, time.monotonic())
         if wait:
             raise retry_after("rate_limited", f"more than {per_minute} requests per minute with this key", wait)
+
+
+def _job(call: Call, model: Model, body: bytes) -> Job:
+    # Without authentication everybody may do everything.
+    verbs = call.key.verbs if call.key else (INFER, MANAGE)
+    exchange = call.exchange
+    credential = call.snapshot.config.backend_credential
+    return Job(
+        exchange, call.route.path, model, body, headers_up(exchange.headers, credential, exchange.request_id, verbs)
+    )
 
 
 def _authorise(call: Call, document: object) -> Model:

@@ -9,10 +9,9 @@ import asyncio
 from collections import OrderedDict, deque
 
 from paddock_runner.core.gateway_config import Limits
-from paddock_runner.gateway.errors import retry_after
+from paddock_runner.gateway.errors import BUSY, retry_after
 
 MAX_BUCKETS = 10_000
-_BUSY = "server busy, please try again.  maximum pending requests exceeded"
 
 
 class Buckets:
@@ -50,18 +49,18 @@ class Gate:
         """How many requests wait for a place."""
         return len(self._waiters)
 
-    async def enter(self, limits: Limits) -> None:
+    async def enter(self, limits: Limits, seconds: float | None = None) -> None:
         """Take a place; whoever returned from here calls `leave` once.
 
-        Raises `Refusal` at once when the queue is full, and after `queue_seconds` of waiting.
+        Raises `Refusal` at once when the queue is full, and after `seconds` (by default `queue_seconds`) of waiting.
         """
         self._concurrency = limits.concurrency
         if self._has_place() and not self._waiters:
             self.running += 1
             return
         if len(self._waiters) >= limits.queue_depth:
-            raise retry_after("queue_full", _BUSY, 1)
-        await self._wait(limits.queue_seconds or None)
+            raise retry_after("queue_full", BUSY, 1)
+        await self._wait(limits.queue_seconds or None if seconds is None else seconds)
 
     def leave(self) -> None:
         """Give the place back; the longest waiting request gets it."""
@@ -85,5 +84,5 @@ class Gate:
             else:
                 self._waiters.remove(turn)
             if isinstance(error, TimeoutError):
-                raise retry_after("queue_timeout", _BUSY, 1) from None
+                raise retry_after("queue_timeout", BUSY, 1) from None
             raise

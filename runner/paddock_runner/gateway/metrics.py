@@ -64,13 +64,28 @@ class Metrics:
             "backend_requests", "Tries at a backend by result (ok, 5xx, connect_error, reset, timeout, cancelled)",
             "model", "result",
         )  # fmt: skip
-        self.retries = self._counter("retries", "Second tries before the first byte, by reason", "reason")
+        self.retries = self._counter(
+            "retries",
+            "Further tries before the first byte by reason (connect_error, reset, 5xx, unauthorized)",
+            "reason",
+        )
         self.stream_aborts = self._counter(
             "stream_aborts", "Answers cut after their first byte, by side (client, backend, gateway)", "side"
         )
-        self.backends = self._gauge("backends", "Backends by state (healthy, ejected)", "state")
+        self.held = self._gauge("requests_held", "Requests that wait until a backend of their model can take them")
+        self.backends = self._gauge("backends", "Backends by model and state (healthy, ejected)", "model", "state")
+        self.ejections = self._counter("backend_ejections", "Backends put aside after a failure", "model")
         self.config_reloads = self._counter("config_reloads", "Configurations that came into force")
         self.config_errors = self._counter("config_errors", "Configurations that were refused")
+        self.config_source = self._gauge(
+            "config_source", "1 for where the configuration in force came from (file, watch)", "source"
+        )
+        self.watch_connected = self._gauge("watch_connected", "1 while a watch of the API server stands", "resource")
+        self.watch_restarts = self._counter("watch_restarts", "Watches begun again after a failure", "resource")
+        self.watch_last_event = self._gauge(
+            "watch_last_event_timestamp_seconds", "Unix time of a watch's last event or bookmark", "resource"
+        )
+        self.reports_failed = self._counter("reports_failed", "Reports to the operator that failed and are repeated")
         self._request_children: dict[tuple[str, str, str], Counter] = {}
         self._timing_children: dict[tuple[str, str, str], tuple[Histogram, Histogram]] = {}
 
@@ -100,6 +115,10 @@ class Metrics:
     def follow(self, gauge: Gauge, read: Callable[[], float], *labels: str) -> None:
         """Let a gauge of this Endpoint read its value when somebody asks."""
         gauge.labels(self._endpoint, *labels).set_function(read)
+
+    def forget(self, gauge: Gauge, *labels: str) -> None:
+        """Drop one series of this Endpoint."""
+        gauge.remove(self._endpoint, *labels)
 
     def waited(self, seconds: float) -> None:
         """One request got its place after so many seconds."""
