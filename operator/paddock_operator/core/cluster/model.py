@@ -1,0 +1,150 @@
+"""What should exist on the cluster for one Model, and what its status says: the pure plan.
+
+Called by the cluster executor for each ring of a Model's key. Decisions are those of `core.plan_model`, which one
+machine shares; this package reads Jobs and pods for it and turns its answer into manifests.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from paddock_operator.core.cluster.labels import CACHE_PATH, REVISION, revision_of
+from paddock_operator.core.cluster.model_looks import nudges, requeue
+from paddock_operator.core.cluster.model_manifests import (
+    config_map,
+    disruption_budget,
+    find_config_map,
+    refreshed,
+    runner_service,
+)
+from paddock_operator.core.cluster.model_runner import observe_runner
+from paddock_operator.core.cluster.observed import ModelSeen
+from paddock_operator.core.cluster.pods import FINISHED, label, name, phase, runners, terminating
+from paddock_operator.core.cluster.pull_job import find_job, must_go, observe_pull, pull_job
+from paddock_operator.core.cluster.rolls import WAIT_SECONDS, roll
+from paddock_operator.core.cluster.runner_pod import asked, runner_deployment
+from paddock_operator.core.cluster.types import ClusterPlan, Manifest
+from paddock_operator.core.conditions import MODEL_PROGRESS, find
+from paddock_operator.core.observed import ModelObserved, PullObserved, RunnerObserved
+from paddock_operator.core.plan_model import plan_model
+from paddock_operator.core.plan_types import ModelPlan
+from paddock_operator.core.resources import Model, parse
+
+_HISTORY_KEYS, _QUARANTINE_KEYS = {"digest", "settingsHash"}, {"digest", "generation"}
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """A part of a `ClusterPlan`: what to apply and what to keep as it is."""
+
+    apply: tuple[Manifest, ...] = ()
+    keep: tuple[tuple[str, str], ...] = ()
+    rolls: bool = False
+    wait: float | None = field(default=None)
+
+
+def plan_cluster_model(seen: ModelSeen) -> ClusterPlan:
+    """Children to apply and keep, the status, and when to look again. Raises ValueError if it is not a Model."""
+    model = parse(seen.model)
+    if not isinstance(model, Model):
+        raise ValueError(f"{seen.model.get('kind')} is not a Model")
+    observed, plan = _decide(seen, model)
+    configs = _configs(seen, model, plan)
+    parts = [_pull(seen, model, plan, observed.runner), configs, _deployment(seen, model, plan)]
+    budget = [disruption_budget(seen, model)] if plan.replicas > 1 else []
+    return ClusterPlan(
+        # the Deployment comes last: its pods mount what stands before it
+        apply=(*parts[0].apply, *configs.apply, runner_service(seen, model), *budget, *parts[2].apply),
+        keep=tuple(item for part in parts for item in part.keep),
+        status=_worth_writing(observed.status, plan.status),
+        notes=plan.notes,
+        nudge=nudges(seen, model, configs.apply),
+        rolls=parts[2].rolls,
+        requeue_seconds=requeue(seen, model, plan, parts[2].wait),
+    )
+
+
+def _decide(seen: ModelSeen, model: Model) -> tuple[ModelObserved, ModelPlan]:
+    """What was observed and what follows: which pull and which pods count is itself a part of the plan."""
+    blank = ModelObserved(
+        model=model,
+        status=_sound(seen.model.get("status") or {}),
+        pull=PullObserved(),
+        runner=RunnerObserved(),
+        names=seen.names,
+        credentials=seen.credentials,
+        models_dir=CACHE_PATH,
+        now=seen.now,
+        platform="cluster",
+    )
+    with_pull = replace(blank, pull=observe_pull(seen, model, plan_model(blank).pull_key))
+    wanted = plan_model(with_pull)
+    observed = replace(with_pull, runner=observe_runner(seen, model, wanted.serve))
+    return observed, plan_model(observed)
+
+
+def _sound(status: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The status without entries that lack what every entry of ours has: somebody else wrote them."""
+    history = [entry for entry in status.get("history") or () if set(entry) >= _HISTORY_KEYS]
+    quarantine = [entry for entry in status.get("quarantine") or () if set(entry) >= _QUARANTINE_KEYS]
+    return {**status, "history": history, "quarantine": quarantine}
+
+
+def _worth_writing(before: Mapping[str, Any], planned: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The planned status; while a runner is still to come, the mere number of pods is no reason to write another."""
+    under_way = find(planned, "Ready").get("reason") in MODEL_PROGRESS and not planned.get("readyReplicas")
+    if under_way and "replicas" in before:
+        same = {**planned, "replicas": before["replicas"]}
+        if all(same.get(key) == value for key, value in before.items() if value) and set(same) <= set(before):
+            return same
+    return planned
+
+
+def _pull(seen: ModelSeen, model: Model, plan: ModelPlan, runner: RunnerObserved) -> Part:
+    """The Job of the wanted key: made once, then kept as it is."""
+    live = find_job(seen, model, plan.pull_key)
+    if live is not None:
+        again = must_go(seen, model, live, bool(model.spec.suspend), runner.bytes_missing)
+        return Part() if again and not terminating(live) else Part(keep=(("Job", name(live)),))
+    if plan.pull is None or seen.claim is None:
+        return Part()
+    return Part((pull_job(seen, model, plan.pull_key, plan.pull),))
+
+
+def _configs(seen: ModelSeen, model: Model, plan: ModelPlan) -> Part:
+    """The ConfigMap that is served, and those that pods of other revisions still read."""
+    current = revision_of(dict(plan.standby)) if plan.standby else ""
+    made = [config_map(seen, model, plan.standby)] if plan.standby and _has_deployment(seen, plan) else []
+    kept: list[tuple[str, str]] = []
+    for revision in _older_revisions(seen, current):
+        again = refreshed(seen, model, revision, plan.standby)
+        live = find_config_map(seen, model, revision)
+        if again is not None:
+            made.append(again)
+        elif live is not None:
+            kept.append(("ConfigMap", name(live)))
+    return Part(tuple(made), tuple(kept))
+
+
+def _older_revisions(seen: ModelSeen, current: str) -> list[str]:
+    pods = (pod for pod in runners(seen.children.pods) if phase(pod) not in FINISHED)
+    return sorted({label(pod, REVISION) for pod in pods} - {"", current})
+
+
+def _has_deployment(seen: ModelSeen, plan: ModelPlan) -> bool:
+    return plan.standby is not None and (plan.replicas > 0 or bool(seen.children.deployments))
+
+
+def _deployment(seen: ModelSeen, model: Model, plan: ModelPlan) -> Part:
+    """The Deployment: applied, or kept while an operator upgrade waits for its turn, or none (nothing to serve)."""
+    if plan.standby is None or not _has_deployment(seen, plan):
+        return Part()
+    revision = revision_of(dict(plan.standby))
+    live = next(iter(seen.children.deployments), None)
+    planned = runner_deployment(seen, model, plan, revision)
+    decided = roll(planned, live, asked(model, revision), seen.may_roll)
+    if decided.apply is None:
+        return Part(keep=(("Deployment", name(planned)),), wait=WAIT_SECONDS)
+    return Part((decided.apply,), rolls=decided.rolls)

@@ -1,0 +1,99 @@
+"""When a Model has to be looked at again although nothing rings, and which pods must read their configuration now.
+
+Called by `model`. Only what a log tells needs another look: everything else comes as a change of an object.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+
+from paddock_operator.core.cluster.labels import COMPONENT, CONFIG_HASH, PULLER, REVISION
+from paddock_operator.core.cluster.model_manifests import find_config_map
+from paddock_operator.core.cluster.model_runner import has_config
+from paddock_operator.core.cluster.observed import ModelSeen, Object
+from paddock_operator.core.cluster.pods import (
+    age,
+    alive,
+    annotation,
+    condition_of,
+    config_changed_at,
+    container,
+    created,
+    label,
+    name,
+    newer_than_config,
+    ready,
+    runners,
+    running,
+)
+from paddock_operator.core.cluster.pull_job import LOST_SECONDS, find_job, is_finished, pod_of
+from paddock_operator.core.cluster.trouble import CLAIM_GRACE_SECONDS, GRACE_SECONDS
+from paddock_operator.core.cluster.types import Manifest
+from paddock_operator.core.plan_types import ModelPlan
+from paddock_operator.core.resources import Model
+
+PULL_SECONDS = 10.0
+RUNNER_SECONDS = 3.0
+SLOW_AFTER_SECONDS = 60.0
+"""A runner that is not ready for so long is looked at as rarely as a puller."""
+CONFIG_SECONDS = 1.0
+
+
+def requeue(seen: ModelSeen, model: Model, plan: ModelPlan, wait: float | None) -> float | None:
+    """Seconds until the next look at the latest, None if everything that may happen rings by itself."""
+    times = [plan.requeue_seconds, wait, _for_the_claim(seen, plan), _for_the_job(seen, model, plan)]
+    times += [_for_pod(seen, model, pod) for pod in alive(seen.children.pods)]
+    return min((time for time in times if time is not None), default=None)
+
+
+def _for_the_claim(seen: ModelSeen, plan: ModelPlan) -> float | None:
+    soon = age(created(seen.model), seen.now) < CLAIM_GRACE_SECONDS
+    return CLAIM_GRACE_SECONDS if seen.claim is None and plan.pull is not None and soon else None
+
+
+def _for_the_job(seen: ModelSeen, model: Model, plan: ModelPlan) -> float | None:
+    """A Job that ended although its bytes are still asked for: its verdict or its pod's end has to be waited for."""
+    job = find_job(seen, model, plan.pull_key)
+    unanswered = job is not None and is_finished(job) and plan.pull is not None and not plan.status.get("resolved")
+    return LOST_SECONDS if unanswered and job is not None and pod_of(seen, job) is None else None
+
+
+def _for_pod(seen: ModelSeen, model: Model, pod: Object) -> float | None:
+    role = label(pod, COMPONENT)
+    began = str(running(container(pod, role)).get("startedAt") or "")
+    if not began:
+        return GRACE_SECONDS if _just_unplaced(pod, seen) else None
+    if role == PULLER:
+        return PULL_SECONDS
+    if not ready(pod):
+        return RUNNER_SECONDS if age(began, seen.now) < SLOW_AFTER_SECONDS else PULL_SECONDS
+    config_map = find_config_map(seen, model, label(pod, REVISION))
+    return CONFIG_SECONDS if config_map is not None and not has_config(seen, pod, config_map) else None
+
+
+def _just_unplaced(pod: Object, seen: ModelSeen) -> bool:
+    unplaced = condition_of(pod, "PodScheduled")
+    since = str(unplaced.get("lastTransitionTime") or created(pod))
+    return unplaced.get("status") == "False" and age(since, seen.now) < GRACE_SECONDS
+
+
+def nudges(seen: ModelSeen, model: Model, config_maps: Iterable[Manifest]) -> tuple[tuple[str, str], ...]:
+    """(pod, configuration hash) of the running runners whose mounted configuration is older than what is planned."""
+    wanted = {name(document): annotation(document, CONFIG_HASH) for document in config_maps}
+    return tuple(_nudged(seen, model, wanted))
+
+
+def _nudged(seen: ModelSeen, model: Model, wanted: Mapping[str, str]) -> Iterator[tuple[str, str]]:
+    for pod in runners(seen.children.pods):
+        live = find_config_map(seen, model, label(pod, REVISION))
+        hashed = wanted.get(name(live), "") if live is not None else ""
+        if not hashed or live is None or not running(container(pod, label(pod, COMPONENT))):
+            continue
+        if annotation(pod, CONFIG_HASH) != hashed and _is_behind(pod, live, hashed):
+            yield name(pod), hashed
+
+
+def _is_behind(pod: Object, live: Object, hashed: str) -> bool:
+    """Whether the content changes now, or did after the pod was made."""
+    changes = annotation(live, CONFIG_HASH) != hashed
+    return changes or not newer_than_config(pod, config_changed_at(live))

@@ -1,0 +1,96 @@
+"""Where pods go: the placement and the resources of a Model's spec as fields of a pod. Called by the pod builders."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+from paddock_operator.core.model_spec import Accelerator, Placement, Resources
+from paddock_operator.core.quantity import quantity
+from paddock_operator.core.wire import to_wire
+
+MEBIBYTE = 1 << 20
+DEFAULT_CPU = "500m"
+"""Request of a runner that asks for nothing: enough to be served beside others, and any idle processor is used."""
+MAX_BYTES = 1 << 60
+EXTENDED_RESOURCES = {"nvidia": "nvidia.com/gpu", "amd": "amd.com/gpu", "intel": "gpu.intel.com/xe"}
+PRODUCT_LABELS = {"nvidia": "nvidia.com/gpu.product", "amd": "amd.com/gpu.product-name"}
+
+
+def placement_fields(placement: Placement | None) -> dict[str, Any]:
+    """Fields of a pod spec that choose its node; runtime class and spread constraints are a runner's alone."""
+    given: dict[str, Any] = to_wire(placement) if placement else {}
+    names = ("nodeSelector", "tolerations", "affinity", "priorityClassName", "schedulerName")
+    return {name: given[name] for name in names if given.get(name)}
+
+
+def runner_fields(
+    placement: Placement | None, resources: Resources | None, selector: Mapping[str, str]
+) -> dict[str, Any]:
+    """`placement_fields` with what only runners have: spreading over nodes, runtime class, device claims, product."""
+    fields, chosen = placement_fields(placement), placement or Placement()
+    if chosen.runtime_class_name:
+        fields["runtimeClassName"] = chosen.runtime_class_name
+    # always there, because a change of the number of runners must not restart them
+    fields["topologySpreadConstraints"] = [dict(entry) for entry in chosen.topology_spread_constraints] or [
+        {
+            "maxSkew": 1,
+            "topologyKey": "kubernetes.io/hostname",
+            "whenUnsatisfiable": "ScheduleAnyway",
+            "labelSelector": {"matchLabels": dict(selector)},
+        }
+    ]
+    accelerator = resources.accelerator if resources else None
+    return _with_device(fields, accelerator) if accelerator else fields
+
+
+def _with_device(fields: dict[str, Any], device: Accelerator) -> dict[str, Any]:
+    label = PRODUCT_LABELS.get(device.vendor)
+    if device.product and label:
+        fields["nodeSelector"] = {**fields.get("nodeSelector", {}), label: device.product}
+    if device.claim:
+        by_name = {"resourceClaimName": device.claim.name} if device.claim.name else {}
+        by_template = {"resourceClaimTemplateName": device.claim.template_name} if device.claim.template_name else {}
+        fields["resourceClaims"] = [{"name": "accelerator", **by_name, **by_template}]
+    return fields
+
+
+def runner_resources(resources: Resources | None, estimated: int) -> dict[str, Any]:
+    """`resources` of a runner's container. `estimated`: bytes that it needs if spec does not say, 0 if unknown.
+
+    Memory is granted in full (request = limit), so that a runner never takes what belongs to another. Without
+    `spec.resources.cpu` there is no processor limit: the number of threads follows the quota, here the whole node.
+    """
+    wanted = resources or Resources()
+    memory, cpu = _memory(wanted, estimated), _cpu(wanted)
+    requests = {"cpu": cpu or DEFAULT_CPU, **({"memory": memory} if memory else {})}
+    limits = {**({"cpu": cpu} if cpu else {}), **({"memory": memory} if memory else {})}
+    made: dict[str, Any] = {"requests": requests}
+    device = wanted.accelerator
+    if device and device.claim:
+        made["claims"] = [{"name": "accelerator"}]
+    elif device:
+        limits[device.resource_name or EXTENDED_RESOURCES[device.vendor]] = str(device.count or 1)
+    return made | ({"limits": limits} if limits else {})
+
+
+def _memory(wanted: Resources, estimated: int) -> str:
+    given = 0 if wanted.memory in (None, "Auto") else math.ceil(quantity(wanted.memory or 0))
+    size = min(given or -(-estimated // MEBIBYTE) * MEBIBYTE, MAX_BYTES)
+    return memory_text(size) if size else ""
+
+
+def _cpu(wanted: Resources) -> str:
+    thousandths = math.ceil(quantity(wanted.cpu or 0) * 1000)
+    if not thousandths:
+        return ""
+    return f"{thousandths}m" if thousandths % 1000 else str(thousandths // 1000)
+
+
+def memory_text(size: int) -> str:
+    """Bytes as the API server writes them: the largest binary unit that divides."""
+    for power, unit in ((4, "Ti"), (3, "Gi"), (2, "Mi"), (1, "Ki")):
+        if size % 1024**power == 0 and size:
+            return f"{size // 1024**power}{unit}"
+    return str(size)

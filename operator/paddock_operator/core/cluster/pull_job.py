@@ -1,0 +1,226 @@
+"""The Job that brings a Model's bytes into the cache: its manifest, and what is seen of it. Called by `model`.
+
+A Job answers one pull key and is kept when it ended, so that a restart of the operator writes nothing. Its pod template
+cannot change: a Job whose pod could not start yet is made anew when the operator would make another one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from paddock_operator.core.cluster.labels import (
+    CACHE_PATH,
+    CONFIG_PATH,
+    PULL_KEY,
+    PULLER,
+    common_labels,
+    pull_job_name,
+)
+from paddock_operator.core.cluster.meta import (
+    TEMPLATE_HASH,
+    cache_mount,
+    cache_volume,
+    container,
+    metadata,
+    pod_spec,
+    template_hash,
+)
+from paddock_operator.core.cluster.observed import ModelSeen, Object
+from paddock_operator.core.cluster.placement import placement_fields
+from paddock_operator.core.cluster.pods import (
+    age,
+    annotation,
+    condition_of,
+    created,
+    ended,
+    ended_before,
+    is_true,
+    meta,
+    running,
+    terminating,
+    uid,
+)
+from paddock_operator.core.cluster.pods import container as container_status
+from paddock_operator.core.cluster.trouble import (
+    CLAIM_GRACE_SECONDS,
+    claim_trouble,
+    how_it_ended,
+    not_created,
+    pod_trouble,
+)
+from paddock_operator.core.cluster.verdict import Verdict, read_verdict
+from paddock_operator.core.identity import canonical_json
+from paddock_operator.core.model_spec import Source
+from paddock_operator.core.observed import PullObserved
+from paddock_operator.core.resources import Model
+
+REQUEST = "PADDOCK_PULL_REQUEST"
+ALLOWED_HOSTS = "PADDOCK_ALLOW_INSECURE_HOSTS"
+CREDENTIALS = f"{CONFIG_PATH}/credentials"
+RETRYABLE_EXIT = 75
+LOST_SECONDS = 30.0
+"""A pod's end may be seen later than its Job's; after this time it is gone, and its verdict with it."""
+# streaming with bounded buffers takes about 100 MiB; pages of the files that it writes can be reclaimed
+RESOURCES = {"requests": {"cpu": "100m", "memory": "64Mi"}, "limits": {"memory": "512Mi"}}
+
+
+def pull_job(seen: ModelSeen, model: Model, key: str, request: Mapping[str, Any]) -> dict[str, Any]:
+    """The Job that answers a pull key. `request` is that of the contracts: source and digest."""
+    labels = common_labels(model.ref, PULLER)
+    marks = {PULL_KEY: key, TEMPLATE_HASH: template_hash(_pod(seen, model, ""))}
+    text = canonical_json(request).decode().rstrip("\n")
+    return {
+        "apiVersion": "batch/v1",
+        "kind": "Job",
+        "metadata": metadata(pull_job_name(model.ref, key), model.ref.namespace, labels, marks, seen.model),
+        "spec": {
+            # a retryable error is tried again by the kubelet in the same pod, for ever
+            "backoffLimit": 2147483647,
+            "template": {"metadata": {"labels": labels}, "spec": _pod(seen, model, text)},
+        },
+    }
+
+
+def _pod(seen: ModelSeen, model: Model, request: str) -> dict[str, Any]:
+    secret = secret_name(model.spec.source)
+    volumes = [cache_volume(seen.settings.cache.claim_name, read_only=False)]
+    mounts = [cache_mount(CACHE_PATH, read_only=False)]
+    args = ["pull", "--models", CACHE_PATH, "--request", f"env:{REQUEST}"]
+    args += ["--termination-message", "/dev/termination-log"]
+    if secret:
+        volumes.append({"name": "credentials", "secret": {"secretName": secret, "defaultMode": 0o440}})
+        mounts.append({"name": "credentials", "mountPath": CREDENTIALS, "readOnly": True})
+        args += ["--credentials", CREDENTIALS]
+    hosts = ",".join(source.host for source in seen.settings.sources.allow)
+    env = [(REQUEST, request), *([(ALLOWED_HOSTS, hosts)] if hosts else [])]
+    images = seen.settings.images
+    puller = container(PULLER, images.gateway, images, args, RESOURCES, env=env, mounts=mounts)
+    # the first pod of a cache chooses the node of its volume: it has to be one that takes the runners, too
+    where = placement_fields(model.spec.placement)
+    return pod_spec("paddock-puller", images, [puller], volumes, restartPolicy="OnFailure", **where)
+
+
+def secret_name(source: Source) -> str:
+    """The Secret with the credentials for a source, empty if it names none."""
+    member = source.ollama or source.hugging_face or source.oci
+    return member.secret_ref.name if member and member.secret_ref else ""
+
+
+def find_job(seen: ModelSeen, model: Model, key: str) -> Object | None:
+    """The live Job of a pull key."""
+    name = pull_job_name(model.ref, key)
+    return next((job for job in seen.children.jobs if meta(job).get("name") == name), None)
+
+
+def is_finished(job: Object) -> bool:
+    """Whether a Job ended."""
+    return is_true(job, "Complete") or is_true(job, "Failed")
+
+
+def observe_pull(seen: ModelSeen, model: Model, key: str) -> PullObserved:
+    """What is seen of the pull with this key."""
+    job = find_job(seen, model, key)
+    if job is None:
+        return _not_started(seen, key)
+    pod = pod_of(seen, job)
+    if pod is None:
+        return _without_pod(seen, job, key)
+    status = container_status(pod, PULLER)
+    tries = int(status.get("restartCount") or 0) + 1
+    now_ended, before = ended(status), ended_before(status)
+    trouble = None if now_ended else pod_trouble(pod, PULLER, seen)
+    if now_ended:
+        return _after(key, now_ended, tries)
+    if trouble:
+        return PullObserved("failed", key, 0, 0, None, trouble.reason, trouble.message, True, 0)
+    event = seen.events.get(uid(pod)) or {}
+    if running(status) and event.get("event") == "progress":
+        completed, total = _bytes(event.get("completed")), _bytes(event.get("total"))
+        return PullObserved("running", key, min(completed, total), total, attempts=tries)
+    # until an attempt has something to show, the last one's error is the truth: it would come and go otherwise
+    return _after(key, before, tries) if before else PullObserved("running", key, attempts=tries)
+
+
+def _not_started(seen: ModelSeen, key: str) -> PullObserved:
+    born = created(seen.model)
+    if seen.claim is None and born and age(born, seen.now) >= CLAIM_GRACE_SECONDS:
+        return PullObserved("failed", key, reason="CacheUnbound", message=claim_trouble(seen), retryable=True)
+    return PullObserved()
+
+
+def pod_of(seen: ModelSeen, job: Object) -> Object | None:
+    """The pod of a Job that counts: one with a verdict, else the newest."""
+    owned = [pod for pod in seen.children.pods if _owned_by(pod, job)]
+    return max(owned, key=lambda pod: (_has_verdict(pod), not terminating(pod), created(pod)), default=None)
+
+
+def _owned_by(pod: Object, job: Object) -> bool:
+    owners = meta(pod).get("ownerReferences") or ()
+    return any(owner.get("uid") == uid(job) for owner in owners)
+
+
+def _has_verdict(pod: Object) -> bool:
+    state = ended(container_status(pod, PULLER))
+    return state.get("exitCode") == 0 and bool(state.get("message"))
+
+
+def _without_pod(seen: ModelSeen, job: Object, key: str) -> PullObserved:
+    reason, words = seen.warnings.get(uid(job), ("", ""))
+    if reason == "FailedCreate" and not is_finished(job):
+        return PullObserved("failed", key, reason=reason, message=not_created(words).message, retryable=True)
+    return PullObserved() if is_finished(job) and _answered(seen, job) else PullObserved("running", key)
+
+
+def _after(key: str, state: Mapping[str, Any], tries: int) -> PullObserved:
+    """What an ended container says of the pull."""
+    verdict = read_verdict(str(state.get("message") or ""))
+    if verdict is None:
+        return _crashed(key, state, tries)
+    if verdict.result:
+        return PullObserved("succeeded", key, result=verdict.result, attempts=tries)
+    return PullObserved("failed", key, 0, 0, None, verdict.reason, _cure(verdict), verdict.retryable, tries)
+
+
+def _cure(verdict: Verdict) -> str:
+    if verdict.retryable:
+        return verdict.message
+    return f"{verdict.message}; to try again, edit spec.source (spec.source.resolve takes any new word)"
+
+
+def _crashed(key: str, state: Mapping[str, Any], tries: int) -> PullObserved:
+    reason = "OOMKilled" if state.get("reason") == "OOMKilled" else "PullerCrashed"
+    message = f"the puller ended without a verdict: {how_it_ended(state)}"
+    return PullObserved("failed", key, 0, 0, None, reason, message, state.get("exitCode") != 0, tries)
+
+
+def _bytes(value: Any) -> int:
+    return value if isinstance(value, int) and not isinstance(value, bool) and value > 0 else 0
+
+
+def must_go(seen: ModelSeen, model: Model, job: Object, suspended: bool, missing: bool) -> bool:
+    """Whether a live Job of the wanted key has to be made anew (or, while suspended, to end)."""
+    if not is_finished(job):
+        return suspended or _outdated(seen, model, job)
+    if is_true(job, "Failed"):
+        return True
+    lost = pod_of(seen, job) is None and not _answered(seen, job) and not suspended
+    return (missing or lost) and _settled_for(seen, job) >= LOST_SECONDS
+
+
+def _answered(seen: ModelSeen, job: Object) -> bool:
+    """Whether the status holds what this Job found."""
+    resolved = (seen.model.get("status") or {}).get("resolved") or {}
+    return bool(resolved.get("pullKey") == annotation(job, PULL_KEY))
+
+
+def _settled_for(seen: ModelSeen, job: Object) -> float:
+    done = (job.get("status") or {}).get("completionTime") or condition_of(job, "Complete").get("lastTransitionTime")
+    return age(str(done or ""), seen.now)
+
+
+def _outdated(seen: ModelSeen, model: Model, job: Object) -> bool:
+    """Another Job would be made now, and nothing would be lost by it."""
+    pod = pod_of(seen, job)
+    busy = pod is not None and bool(running(container_status(pod, PULLER)))
+    return not busy and annotation(job, TEMPLATE_HASH) != template_hash(_pod(seen, model, ""))
