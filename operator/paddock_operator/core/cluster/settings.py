@@ -1,15 +1,19 @@
 """The operator's settings on a cluster: one YAML file, mounted from the chart's ConfigMap.
 
-`parse_settings` is called once at start by `paddock_operator.settings`; the plans read the result.
+`parse_settings` is called once at start by `paddock_operator.settings`; the plans read the result. It is strict: a
+misspelt field would otherwise be a setting that silently does nothing.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, is_dataclass
+from ipaddress import ip_network
+from typing import Any, get_args
 
-from paddock_operator.core.wire import build
+from paddock_operator.core.problems import suggestion
+from paddock_operator.core.quantity import quantity
+from paddock_operator.core.wire import build, hints, name_in_wire
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,6 +84,84 @@ class Settings:
     leader_election: bool = False
 
 
+CHOICES = {
+    "cache.mode": ("Shared", "Node"),
+    "cache.accessMode": ("ReadWriteOnce", "ReadWriteMany", "ReadWriteOncePod"),
+    "images.pullPolicy": ("Always", "IfNotPresent", "Never"),
+}
+SMALLEST = {"maxRolling": 1, "collectSeconds": 60, "resyncSeconds": 1, "workers": 1}
+PARSED: Mapping[str, Callable[[Any], object]] = {
+    "cache.size": quantity,
+    "sources.allow.cidr": ip_network,
+    "apiServer.cidr": ip_network,
+}
+PORTS = ("metricsPort", "healthPort", "sources.allow.port", "apiServer.ports")
+
+
 def parse_settings(document: Mapping[str, Any]) -> Settings:
-    """Settings from the file's camelCase mapping. Raises ValueError that names an unknown or wrong field."""
+    """Settings from the file's camelCase mapping. Raises ValueError that names every unknown or wrong field."""
+    found = list(_problems(Settings, document, "", ""))
+    if found:
+        raise ValueError("; ".join(found))
     return build(Settings, document)
+
+
+def _problems(cls: Any, value: Any, place: str, path: str) -> Iterator[str]:
+    """`place` is for people (`sources.allow[0].port`), `path` the same without positions."""
+    if not isinstance(value, Mapping):
+        yield f"{place or 'the settings'} must be a mapping, not {value!r}"
+        return
+    known = {name_in_wire(cls, name): hint for name, hint in hints(cls).items()}
+    for name, given in value.items():
+        if name in known:
+            yield from _value(known[name], given, _under(place, name), _under(path, name))
+        else:
+            nearest = suggestion(str(name), tuple(known))
+            fix = f"did you mean {_under(place, nearest)}?" if nearest else f"known are {', '.join(known)}"
+            yield f"{_under(place, str(name))} is not a setting; {fix}"
+    yield from (f"{_under(place, name)} is required" for name in _required(cls, known) if value.get(name) is None)
+
+
+def _under(place: str, name: str) -> str:
+    return f"{place}.{name}" if place else name
+
+
+def _required(cls: Any, known: Mapping[str, Any]) -> list[str]:
+    return [name for name in known if cls is AllowedSource and name != "port"]
+
+
+def _value(hint: Any, given: Any, place: str, path: str) -> Iterator[str]:
+    if given is None:
+        return
+    if is_dataclass(hint):
+        yield from _problems(hint, given, place, path)
+    elif args := get_args(hint):
+        yield from _items(args[0], given, place, path)
+    elif type(given) is not hint:
+        yield f"{place} must be {_WORDS[hint]}, not {given!r}"
+    else:
+        yield from _bounds(given, place, path)
+
+
+def _items(hint: Any, given: Any, place: str, path: str) -> Iterator[str]:
+    if not isinstance(given, list):
+        yield f"{place} must be a list, not {given!r}"
+        return
+    for index, item in enumerate(given):
+        yield from _value(hint, item, f"{place}[{index}]", path)
+
+
+_WORDS = {str: "text", int: "a whole number", bool: "true or false"}
+
+
+def _bounds(given: Any, place: str, path: str) -> Iterator[str]:
+    if path in CHOICES and given not in CHOICES[path]:
+        yield f"{place} must be one of {', '.join(CHOICES[path])}, not {given!r}"
+    if path in SMALLEST and given < SMALLEST[path]:
+        yield f"{place} must be at least {SMALLEST[path]}, not {given}"
+    if path in PORTS and not 1 <= given <= 65535:
+        yield f"{place} must be a port, 1 to 65535, not {given}"
+    try:
+        PARSED.get(path, str)(given)
+    except ValueError as error:
+        yield f"{place}: {error}"
