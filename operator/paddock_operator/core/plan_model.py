@@ -74,9 +74,13 @@ def _needs(pin: Pin, service: Service, estimated: Mapping[str, Any]) -> dict[str
 
 
 def _pull(o: ModelObserved, pin: Pin) -> dict[str, int]:
-    """Progress in whole percent, so that a status is written at most a hundred times; empty when nothing runs."""
+    """Progress in whole percent, so that a status is written at most a hundred times; empty when nothing runs.
+
+    On a cluster a pull that has nothing to show yet is not worth a write either.
+    """
     seen = pin.pull
-    if seen.state not in ("running", "failed"):
+    quiet = o.platform == "cluster" and seen.state == "running" and not seen.total
+    if seen.state not in ("running", "failed") or quiet:
         return {}
     done = percent(seen.completed, seen.total)
     return {
