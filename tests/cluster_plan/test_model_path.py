@@ -181,7 +181,7 @@ def test_a_new_digest_rolls(rollout: dict[str, Any], expected: tuple[int, int]) 
     if expected == (0, 1):
         world.put(kube.leaving(world.pods[before], world.clock))
         world.step()
-        assert world.condition("Available") == ("False", "NoRunner")
+        assert world.condition("Available") == ("False", "RunnerNotReady")
         assert len(world.many("ConfigMap")) == 2, "a pod that drains still reads its configuration"
     world.serve("new")
     world.step()

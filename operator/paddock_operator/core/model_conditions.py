@@ -149,7 +149,7 @@ def _available_pods(o: ModelObserved, service: Service, existing: int, ready: in
         return "True", "RunnerReady", f"{ready} of {max(service.wanted, existing)} runners are ready{trouble}"
     if o.runner.reason:
         return "False", o.runner.reason, o.runner.message
-    if not existing:
+    if not existing and service.config is None:
         return "False", "NoRunner", "no runner exists"
     if o.runner.state == "crashed":
         return "False", "CrashLooping" if service.crash_looping else "Crashed", o.runner.message or "the runner ended"

@@ -51,6 +51,7 @@ from paddock_operator.core.cluster.trouble import (
 )
 from paddock_operator.core.cluster.verdict import Verdict, read_verdict
 from paddock_operator.core.identity import canonical_json
+from paddock_operator.core.model_conditions import percent
 from paddock_operator.core.model_spec import Source
 from paddock_operator.core.observed import PullObserved
 from paddock_operator.core.resources import Model
@@ -136,8 +137,10 @@ def observe_pull(seen: ModelSeen, model: Model, key: str) -> PullObserved:
         return PullObserved("failed", key, 0, 0, None, trouble.reason, trouble.message, True, 0)
     event = seen.events.get(uid(pod)) or {}
     if running(status) and event.get("event") == "progress":
-        completed, total = _bytes(event.get("completed")), _bytes(event.get("total"))
-        return PullObserved("running", key, min(completed, total), total, attempts=tries)
+        total = _bytes(event.get("total"))
+        # whole percents: what a status says more exactly would be written more often
+        done = total * percent(_bytes(event.get("completed")), total) // 100
+        return PullObserved("running", key, done, total, attempts=tries)
     # until an attempt has something to show, the last one's error is the truth: it would come and go otherwise
     return _after(key, before, tries) if before else PullObserved("running", key, attempts=tries)
 
