@@ -1,5 +1,8 @@
 .DEFAULT_GOAL := help
-.PHONY: help quickstart test lint format bench lock docs clean
+.PHONY: help quickstart test lint format bench lock docs clean cluster cluster-down images e2e
+
+# Before the names of the images: operator:dev, gateway:dev, runner:dev.
+IMAGE_PREFIX ?= localhost/paddock-
 
 help: ## show these targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -27,6 +30,20 @@ format: ## rewrite the code in the project's format
 bench: ## measure against llama.cpp's own programs; writes benchmarks/report.md
 	@python3 scripts/bootstrap.py dev
 	.venv/bin/python benchmarks/run.py
+
+cluster: ## start a Kubernetes cluster of one node on this machine (root; the first time builds it from source)
+	@python3 -m e2e.cluster.up
+
+cluster-down: ## stop that cluster and remove all that it made
+	@python3 -m e2e.cluster.down
+
+images: ## build the images and load them into that cluster (IMAGE_PREFIX=registry/x- PUSH=1 pushes them instead)
+	@python3 scripts/bootstrap.py dev
+	@IMAGE_PREFIX="$(IMAGE_PREFIX)" PUSH="$(PUSH)" .venv/bin/python -m e2e.cluster.images
+
+e2e: ## run the scenarios on that cluster, or on E2E_KUBECONFIG (ARGS="-k …" is passed on)
+	@python3 scripts/bootstrap.py dev
+	@IMAGE_PREFIX="$(IMAGE_PREFIX)" .venv/bin/python -m pytest e2e $(ARGS)
 
 lock: ## refresh the hashed requirement files (needs uv)
 	scripts/lock.sh
