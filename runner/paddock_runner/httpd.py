@@ -42,6 +42,8 @@ MAX_HEAD_BYTES = 64 * 1024
 MAX_CONNECTIONS = 4096
 _BACKLOG = 1024
 _LAST_SECONDS = 1
+_EVERY_ADDRESS = "::"
+_NO_IPV6 = (errno.EAFNOSUPPORT, errno.EADDRNOTAVAIL)
 _LINGER_STEP = 0.05
 
 log = logging.getLogger(__name__)
@@ -67,11 +69,11 @@ def serve(
 ) -> int:
     """Serve the ASGI `app` until a signal ends the process; returns the exit code.
 
-    `listen` is HOST:PORT, [IPV6]:PORT or fd:N (an inherited socket); port 0 lets the kernel choose. `drain_seconds` is
-    asked when the drain begins. `on_drain` runs in the event loop at the first signal, `on_listening` gets HOST:PORT
-    right before the `listening` event is printed. While connections are open, the drain's wait for running requests
-    begins `linger_seconds` after the signal. With `certificates` it is HTTPS. 4: the address is in use; 2: it makes no
-    sense.
+    `listen` is HOST:PORT, [IPV6]:PORT or fd:N (an inherited socket); [::] takes IPv4 too, port 0 lets the kernel
+    choose. `drain_seconds` is asked when the drain begins. `on_drain` runs in the event loop at the first signal,
+    `on_listening` gets HOST:PORT right before the `listening` event is printed. While connections are open, the drain's
+    wait for running requests begins `linger_seconds` after the signal. With `certificates` it is HTTPS. 4: the address
+    is in use; 2: it makes no sense.
     """
     try:
         listener = open_socket(listen)
@@ -117,10 +119,23 @@ def _split(listen: str) -> tuple[str, int]:
 
 
 def _bound(host: str, port: int) -> socket.socket:
+    try:
+        return _listener(host, port)
+    except OSError as error:
+        # One image for all clusters: where the kernel has no IPv6, "every address" means IPv4's.
+        if host != _EVERY_ADDRESS or error.errno not in _NO_IPV6:
+            raise
+        log.info("this machine has no IPv6, listening on IPv4 only")
+        return _listener("0.0.0.0", port)
+
+
+def _listener(host: str, port: int) -> socket.socket:
     family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
     listener = socket.socket(family, kind, protocol)
     try:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if host == _EVERY_ADDRESS:
+            listener.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
         listener.bind(address)
         listener.listen(_BACKLOG)
     except OSError:

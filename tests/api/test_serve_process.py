@@ -7,7 +7,6 @@ import os
 import signal
 import subprocess
 import sys
-import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -17,12 +16,6 @@ import pytest
 from tests.support.front import config_json
 from tests.support.serving import LONG, Serving, serving, smollm2_cache
 from tests.support.waiting import alive, descendants, until_sync
-
-from paddock_runner.commands import serve
-from paddock_runner.core.digest import Digest
-from paddock_runner.core.manifest import build_manifest, layer
-from paddock_runner.store.errors import NotFoundError
-from paddock_runner.store.store import Store
 
 pytestmark = [pytest.mark.model, pytest.mark.e2e]
 
@@ -120,21 +113,3 @@ def test_what_cannot_be_served_is_one_clear_line(
     assert done.returncode == code, done.stderr
     assert words in done.stderr.splitlines()[-1]
     assert "Traceback" not in done.stderr
-
-
-def test_a_model_that_comes_late_is_waited_for_and_one_that_never_comes_is_told(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(serve, "CACHE_POLL_SECONDS", 0.01)
-    manifest = build_manifest(layer("config", Digest.of(b"c"), 1), [layer("model", Digest.of(b"m"), 1)])
-    digest = Digest.of(manifest)
-    folder = tmp_path / "manifests" / "registry.ollama.ai" / "library" / "late"
-    folder.mkdir(parents=True)
-    store = Store(tmp_path)
-    writer = threading.Timer(0.1, (folder / "latest").write_bytes, [manifest])
-    writer.start()
-    assert serve.wait_for(store, digest).digest == digest
-    writer.join()
-    monkeypatch.setattr(serve, "CACHE_WAIT_SECONDS", 0.05)
-    with pytest.raises(NotFoundError):
-        serve.wait_for(store, Digest.of(b"never"))

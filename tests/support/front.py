@@ -65,6 +65,7 @@ class ScriptedEngine:
     vocab: VocabFacts | None = VOCAB
     memory: MemoryNumbers | None = MEMORY
     restarts: int = 0
+    oom_kills: int = 0
     open_requests: int = 0
     stats: StepStats | None = None
     queue_depth: int = 64

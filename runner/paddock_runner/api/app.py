@@ -8,8 +8,9 @@ from __future__ import annotations
 import logging
 import re
 import uuid
-from collections.abc import AsyncIterator, Callable
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from collections.abc import Callable
+from contextlib import AbstractAsyncContextManager
+from typing import Any, Protocol
 
 from fastapi import FastAPI
 from starlette.datastructures import Headers, MutableHeaders
@@ -21,14 +22,16 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from paddock_runner.api import auth, ollama, ollama_models, openai, ops
 from paddock_runner.api.context import refusal
 from paddock_runner.api.errors import ApiError, as_api_error, dialect_of, error_response, internal_error
+from paddock_runner.api.metrics import Metrics
 from paddock_runner.api.refused import REFUSED, Handler, refuse
 from paddock_runner.api.runner import Runner
+from paddock_runner.api.settings import ServeConfig
 from paddock_runner.core.generation import GenerationError
 from paddock_runner.logs import request_id
 
 log = logging.getLogger(__name__)
 
-Lifespan = Callable[[FastAPI], AbstractAsyncContextManager[None]]
+Lifespan = Callable[[Any], AbstractAsyncContextManager[None]]
 REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
 _QUIET = auth.OPEN_PATHS
 
@@ -50,12 +53,7 @@ ROUTES: tuple[tuple[str, tuple[str, ...], Handler], ...] = (
 )
 
 
-@asynccontextmanager
-async def _nothing(app: FastAPI) -> AsyncIterator[None]:
-    yield
-
-
-def build_app(runner: Runner, lifespan: Lifespan = _nothing) -> ASGIApp:
+def build_app(runner: Runner, lifespan: Lifespan | None = None) -> ASGIApp:
     """The application for `runner`; `lifespan` starts and ends what runs beside it."""
     app = FastAPI(docs_url=None, redoc_url=None, openapi_url=None, lifespan=lifespan, redirect_slashes=False)
     app.state.runner = runner
@@ -91,12 +89,23 @@ async def _on_http_exception(request: Request, error: Exception) -> Response:
     return response
 
 
+class Desk(Protocol):
+    """What the edge asks: which configuration is in force, where to count, what time it is."""
+
+    @property
+    def config(self) -> ServeConfig: ...
+    @property
+    def metrics(self) -> Metrics: ...
+    @property
+    def now(self) -> Callable[[], float]: ...
+
+
 class Edge:
     """Gives each request its id, lets only callers with a credential in, and writes one log line per request."""
 
-    def __init__(self, app: ASGIApp, runner: Runner) -> None:
+    def __init__(self, app: ASGIApp, desk: Desk) -> None:
         self._app = app
-        self._runner = runner
+        self._desk = desk
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -105,7 +114,7 @@ class Edge:
         headers = Headers(scope=scope)
         identity = _identity(headers.get("x-request-id", ""))
         token = request_id.set(identity)
-        scope["paddock.arrived"] = self._runner.now()
+        scope["paddock.arrived"] = self._desk.now()
         status = 0
 
         async def told(message: Message) -> None:
@@ -124,12 +133,12 @@ class Edge:
             request_id.reset(token)
 
     async def _admitted(self, headers: Headers, scope: Scope, receive: Receive, send: Send) -> None:
-        config = self._runner.config
+        config = self._desk.config
         if scope["path"] not in auth.OPEN_PATHS and not config.anonymous:
             try:
                 auth.check(headers, [credential.sha256 for credential in config.credentials])
             except ApiError as error:
-                self._runner.metrics.reject(error.reason)
+                self._desk.metrics.reject(error.reason)
                 await error_response(dialect_of(scope["path"]), error)(scope, receive, send)
                 return
         await self._app(scope, receive, send)
@@ -137,7 +146,7 @@ class Edge:
     def _log(self, scope: Scope, status: int) -> None:
         if scope["path"] in _QUIET:
             return
-        milliseconds = round((self._runner.now() - scope["paddock.arrived"]) * 1000, 1)
+        milliseconds = round((self._desk.now() - scope["paddock.arrived"]) * 1000, 1)
         extra = {"method": scope["method"], "path": scope["path"][:128], "status": status, "milliseconds": milliseconds}
         log.info("request", extra=extra)
 

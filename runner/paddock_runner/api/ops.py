@@ -18,20 +18,8 @@ async def healthz(request: Request) -> Response:
 
 async def readyz(request: Request) -> Response:
     """200 or 503; the body says which configuration and model are in force."""
-    runner = runner_of(request)
-    ready, reason = runner.readiness()
-    memory = runner.engine.memory
-    shown = {name: getattr(memory, name) if memory else 0 for name in ("weights", "kv", "resident")}
-    body = {
-        "ready": ready,
-        **({} if ready else {"reason": reason}),
-        "config": runner.config_sha256,
-        "digest": runner.facts.digest,
-        "state": runner.state(),
-        "restarts": runner.engine.restarts,
-        "memory": shown,
-    }
-    return JSONResponse(body, 200 if ready else 503)
+    status = runner_of(request).status()
+    return JSONResponse(status.body(), 200 if status.ready else 503)
 
 
 async def metrics(request: Request) -> Response:
@@ -39,11 +27,12 @@ async def metrics(request: Request) -> Response:
     runner = runner_of(request)
     shown, engine, record = runner.metrics, runner.engine, runner.config.record
     shown.show_state(runner.state())
-    shown.show_memory(engine.memory, _resident())
+    shown.show_memory(engine.memory, resident())
     shown.show_load(engine.stats, engine.open_requests, record.slots, record.cells)
     return Response(shown.exposition(), media_type=CONTENT_TYPE_LATEST)
 
 
-def _resident() -> int:
+def resident() -> int:
+    """Resident memory of this process in bytes."""
     with open("/proc/self/statm", encoding="ascii") as file:
         return int(file.read().split()[1]) * resource.getpagesize()

@@ -17,6 +17,7 @@ from paddock_runner.api.errors import ApiError, as_api_error
 from paddock_runner.api.facts import ModelFacts
 from paddock_runner.api.metrics import Metrics, Operation, Outcome, Phase
 from paddock_runner.api.settings import ServeConfig
+from paddock_runner.api.status import Status, shown_memory
 from paddock_runner.core.engine_facts import MemoryNumbers, StepStats, VocabFacts
 from paddock_runner.core.generation import Delta, DrainingError, Event, Finished, GenerationRequest, Started
 from paddock_runner.core.public_names import normal
@@ -25,6 +26,7 @@ from paddock_runner.templating.client import TemplateWorker
 log = logging.getLogger(__name__)
 
 FOREVER_SECONDS = 292 * 365 * 86_400
+DRAINING = "the server is shutting down"
 
 
 class Engine(Protocol):
@@ -42,6 +44,8 @@ class Engine(Protocol):
     def memory(self) -> MemoryNumbers | None: ...
     @property
     def restarts(self) -> int: ...
+    @property
+    def oom_kills(self) -> int: ...
     @property
     def open_requests(self) -> int: ...
     @property
@@ -152,10 +156,26 @@ class Runner:
     def readiness(self) -> tuple[bool, str]:
         """(ready, why not). An engine that was unloaded for idleness is ready: the next request loads it."""
         if self.draining:
-            return False, "the server is shutting down"
+            return False, DRAINING
         if self._proven:
             return True, ""
         return False, self.engine.reason or f"the engine is {self.engine.state}"
+
+    def status(self) -> Status:
+        """What `/readyz` and the state lines tell."""
+        ready, reason = self.readiness()
+        engine = self.engine
+        memory = shown_memory(engine.memory)
+        return Status(
+            ready,
+            reason,
+            self.state(),
+            self.config_sha256,
+            self.facts.digest,
+            engine.restarts,
+            engine.oom_kills,
+            memory,
+        )
 
     async def generate(
         self, request: GenerationRequest, operation: Operation, arrived: float, keep_alive: float | None = None

@@ -49,8 +49,9 @@ class EngineObserver(Protocol):
 class EngineClient:
     """One Model's engine.
 
-    Read `state`, `reason`, `vocab`, `memory`, `ready` (threads, flash attention, cells), `restarts`, `stats` (last
-    step), `last_load_seconds`, `open_requests`, `pid`. `queue_depth` may be changed at any time.
+    Read `state`, `reason`, `vocab`, `memory`, `ready` (threads, flash attention, cells), `restarts`,
+    `oom_kills`, `stats` (last step), `last_load_seconds`, `open_requests`, `pid`.
+    `queue_depth` may be changed at any time.
     """
 
     def __init__(
@@ -97,6 +98,11 @@ class EngineClient:
     @property
     def restarts(self) -> int:
         return self._supervisor.restarts
+
+    @property
+    def oom_kills(self) -> int:
+        """How many of the restarts came from the kernel's want of memory."""
+        return self._supervisor.oom_kills
 
     @property
     def open_requests(self) -> int:

@@ -18,6 +18,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from paddock_runner.engine.codec import DecodeError
+from paddock_runner.engine.procfs import memory_limit, oom_kills
 from paddock_runner.engine.protocol import MAX_FRAME, FromEngine, Shutdown, ToEngine, decode, encode
 
 logger = logging.getLogger("paddock_runner.engine")
@@ -37,7 +38,10 @@ class EngineDiedError(Exception):
 
 
 class EngineProcess:
-    """A running child. Use `spawn`; then `send` and `receive`; `end` reaps it in every case."""
+    """A running child. Use `spawn`; then `send` and `receive`; `end` reaps it in every case.
+
+    `out_of_memory` is true after `end` if the kernel killed the child for memory.
+    """
 
     def __init__(
         self,
@@ -49,6 +53,9 @@ class EngineProcess:
         self._reader = reader
         self._writer = writer
         self._tail: deque[str] = deque(maxlen=_TAIL_LINES)
+        self._killed = False
+        self._oom_kills = oom_kills()
+        self.out_of_memory = False
         self._log_task = asyncio.create_task(self._forward_log())
 
     @classmethod
@@ -105,11 +112,13 @@ class EngineProcess:
         """SIGKILL; `receive` then reports the death."""
         # Not asyncio's own send_signal: it may reap the child, and then nobody learns how it ended.
         if self._process.returncode is None:
+            self._killed = True
             with suppress(ProcessLookupError):
                 os.kill(self.pid, signal.SIGKILL)
 
     async def end(self, grace: float) -> str:
         """Ask it to stop, kill it after `grace` seconds, reap it. Returns how it ended, in words."""
+        unasked = not self._killed
         if self._process.returncode is None:
             self.send(Shutdown())
             with suppress(TimeoutError):
@@ -120,7 +129,8 @@ class EngineProcess:
         self._writer.close()
         with suppress(ConnectionError):
             await self._writer.wait_closed()
-        return _describe_exit(code, " | ".join(self._tail))
+        self.out_of_memory = unasked and code == -signal.SIGKILL and oom_kills() > self._oom_kills
+        return _describe_memory() if self.out_of_memory else _describe_exit(code, " | ".join(self._tail))
 
     async def _forward_log(self) -> None:
         stream = self._process.stderr
@@ -160,3 +170,9 @@ def _command(fd: int, model_path: Path) -> list[str]:
 def _describe_exit(code: int, tail: str) -> str:
     how = f"was ended by {signal.Signals(-code).name}" if code < 0 else f"exited with code {code}"
     return f"the engine process {how}" + (f": {tail}" if tail else "")
+
+
+def _describe_memory() -> str:
+    limit = memory_limit()
+    bound = f"its container's limit is {limit} bytes" if limit else "the whole machine had none left"
+    return f"the engine was killed for memory (OOMKilled): {bound}; give the model more memory or a smaller context"

@@ -53,7 +53,10 @@ class Supervised(Protocol):
 
 
 class EngineSupervisor:
-    """Read `state`, `reason`, `vocab`, `ready`, `restarts`, `process`; call `start`, `unload`, `wait_…`, `close`."""
+    """Read `state`, `reason`, `vocab`, `ready`, `restarts`, `oom_kills`, `process`.
+
+    Call `start`, `unload`, `wait_…`, `close`.
+    """
 
     def __init__(self, model_path: Path, record: EngineRecord, owner: Supervised, timings: EngineTimings) -> None:
         self.state: EngineState = "starting"  # also before the first start: nothing is loaded yet
@@ -61,6 +64,7 @@ class EngineSupervisor:
         self.vocab: VocabFacts | None = None
         self.ready: Ready | None = None
         self.restarts = 0
+        self.oom_kills = 0
         self.process: EngineProcess | None = None
         self._retry_at = 0.0
         self._model_path = model_path
@@ -175,7 +179,8 @@ class EngineSupervisor:
         how = await process.end(self._timings.end_grace if asked else _DYING_SECONDS)
         if was_ready is None and not asked:
             self._failed_loads += 1
-        return how if reason == "the engine process ended" else reason
+        self.oom_kills += process.out_of_memory
+        return how if process.out_of_memory or reason == "the engine process ended" else reason
 
     async def _converse(self, process: EngineProcess) -> None:
         while True:

@@ -76,6 +76,13 @@ class Blobs:
             raise CacheUnusableError(f"{path} is not a regular file; move it away")
         return status
 
+    def marks(self, digest: Digest) -> dict[str, int] | None:
+        """Facts that change with the blob's file, None while there is no regular file."""
+        try:
+            return _facts(self.status(digest))
+        except StoreError:
+            return None
+
     def is_verified(self, digest: Digest) -> bool:
         """Whether the blob is there and its marker fits, without reading its bytes."""
         try:
@@ -156,10 +163,10 @@ class Blobs:
             return False
         return True
 
-    def sweep(self, now: float | None = None) -> int:
+    def sweep(self, partial_seconds: float = PARTIAL_SECONDS, now: float | None = None) -> int:
         """Remove leftovers of dead writers: old, and locked by nobody. Returns how many; looks at 10 000 at most."""
         removed = 0
-        ages = {TEMPORARY: TEMPORARY_SECONDS, PARTIAL: PARTIAL_SECONDS}
+        ages = {TEMPORARY: TEMPORARY_SECONDS, PARTIAL: partial_seconds}
         for folder in (self.folder, self._scratch):
             for name in _names(folder):
                 age = next((age for prefix, age in ages.items() if name.startswith(prefix)), None)

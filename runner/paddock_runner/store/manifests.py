@@ -47,6 +47,7 @@ class Manifests:
     def __init__(self, root: Path, scratch: Path) -> None:
         self.root = root
         self._scratch = scratch
+        self._told: set[str] = set()
 
     def find(self, name: ModelName) -> ModelName | None:
         """The stored spelling of `name`, None if there is none."""
@@ -89,8 +90,14 @@ class Manifests:
             except NotFoundError:
                 continue
             except StoreError as error:
-                log.warning("skipping a manifest: %s", error)
+                self._tell(str(error))
                 yield name
+
+    def _tell(self, problem: str) -> None:
+        # Once each: a runner that waits for its model looks again and again.
+        if problem not in self._told:
+            self._told.add(problem)
+            log.warning("skipping a manifest: %s", problem)
 
     def write(self, name: ModelName, data: bytes) -> StoredManifest:
         """Write the manifest of `name` atomically. Raises NoSpaceError, CacheUnusableError, InvalidManifestError."""
@@ -98,6 +105,17 @@ class Manifests:
         target = self.find(name) or name
         atomic_write(self._path(target), data, self._scratch)
         return self.read(target)
+
+    def touch(self, name: ModelName) -> None:
+        """Make the manifest of `name` young again. Raises NotFoundError, ReadOnlyError."""
+        path = self._path(self.find(name) or name)
+        try:
+            with os_errors("refreshing", path):
+                os.utime(path)
+        except CacheUnusableError:
+            if path.exists():
+                raise
+            raise NotFoundError(f"model {str(name)!r} not found") from None
 
     def remove(self, name: ModelName) -> None:
         """Remove the manifest of `name` and the folders that this empties. Raises NotFoundError."""

@@ -12,8 +12,9 @@ from pathlib import Path
 from typing import BinaryIO
 
 from paddock_runner.core.digest import Digest
+from paddock_runner.core.manifest import Manifest
 from paddock_runner.core.names import ModelName
-from paddock_runner.store.blobs import Blob, Blobs, Progress
+from paddock_runner.store.blobs import PARTIAL_SECONDS, Blob, Blobs, Progress
 from paddock_runner.store.errors import (
     CacheUnusableError,
     DigestMismatchError,
@@ -103,10 +104,14 @@ class Store:
         """Check and publish what a `partial` writer holds."""
         return self._blobs.commit(writer, check)
 
-    def sweep(self) -> int:
-        """Remove leftovers of writers that died more than an hour ago (partial downloads: a week)."""
+    def sweep(self, partial_seconds: float = PARTIAL_SECONDS) -> int:
+        """Remove leftovers of writers that died more than an hour ago (partial downloads: `partial_seconds`)."""
         self._require_writable()
-        return self._blobs.sweep()
+        return self._blobs.sweep(partial_seconds)
+
+    def marks(self, manifest: Manifest) -> tuple[object, ...]:
+        """Something that differs once any blob of `manifest` is replaced, added or removed. Reads no bytes."""
+        return tuple(self._blobs.marks(layer.digest) for layer in manifest.blobs)
 
     def manifest(self, name: ModelName) -> StoredManifest:
         """The manifest of a name. Raises NotFoundError."""
@@ -136,11 +141,11 @@ class Store:
         self._require_writable()
         if Digest.of(data) != digest:
             raise DigestMismatchError("the manifest", digest, Digest.of(data))
-        try:
+        with contextlib.suppress(StoreError):
             if self._manifests.read(pin_name(digest)).digest == digest:
+                # A collector goes by age: what was just asked for again is young.
+                self._manifests.touch(pin_name(digest))
                 return
-        except StoreError:
-            pass
         self._manifests.write(pin_name(digest), data)
 
     def unpin(self, digest: Digest) -> None:
