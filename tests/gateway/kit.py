@@ -141,9 +141,9 @@ class Backend:
     connections: int = 0
     _server: asyncio.Server | None = None
 
-    async def start(self, port: int = 0) -> None:
-        self._server = await asyncio.start_server(self._serve, "127.0.0.1", port)
-        self.url = f"http://127.0.0.1:{self._server.sockets[0].getsockname()[1]}"
+    async def start(self, port: int = 0, host: str = "127.0.0.1") -> None:
+        self._server = await asyncio.start_server(self._serve, host, port)
+        self.url = f"http://{host}:{self._server.sockets[0].getsockname()[1]}"
 
     async def stop(self) -> None:
         if self._server:
@@ -204,6 +204,7 @@ class Running:
     port: int
     client: httpx.AsyncClient
     key: str
+    server: httpd.DrainingServer
 
     def auth(self, key: str | None = None) -> dict[str, str]:
         return {"Authorization": f"Bearer {key or self.key}"}
@@ -240,21 +241,29 @@ class Running:
 
 @contextlib.asynccontextmanager
 async def running(
-    path: Path, value: dict[str, Any], key: str = "", *, timings: Timings | None = None, host: str = "127.0.0.1"
+    path: Path,
+    value: dict[str, Any],
+    key: str = "",
+    *,
+    timings: Timings | None = None,
+    host: str = "127.0.0.1",
+    **options: Any,
 ) -> AsyncGenerator[Running]:
-    """A gateway with this configuration."""
+    """A gateway with this configuration; the other options are the gateway's."""
     replace(path, value)
-    gateway = Gateway(path, timings=timings)
+    gateway = Gateway(path, timings=timings, **options)
     listener = httpd.open_socket(f"{host}:0")
     port = listener.getsockname()[1]
-    server = InLoop(httpd.settings(gateway), lambda: 5.0, gateway.drain, gateway.listening)
+    linger = gateway.linger_seconds
+    server = InLoop(httpd.settings(gateway), lambda: 5.0, gateway.drain, gateway.listening, linger)
     task = asyncio.create_task(server.serve([listener]))
     await until(lambda: server.started)
     url = f"http://127.0.0.1:{port}"
     try:
         async with httpx.AsyncClient(base_url=url, timeout=DEADLINE, trust_env=False) as client:
-            yield Running(gateway, path, url, port, client, key)
+            yield Running(gateway, path, url, port, client, key, server)
     finally:
-        server.handle_exit(15, None)
+        if not server.should_exit and not server._signalled:
+            server.handle_exit(15, None)
         async with asyncio.timeout(DEADLINE * 2):
             await task

@@ -42,9 +42,11 @@ async def spawn(*arguments: str, **options: Any) -> asyncio.subprocess.Process:
 
 
 @contextlib.asynccontextmanager
-async def started(path: Path, value: object, *, listen: str = "127.0.0.1:0", **options: Any) -> AsyncGenerator[Process]:
+async def started(
+    path: Path, value: object, *arguments: str, listen: str = "127.0.0.1:0", **options: Any
+) -> AsyncGenerator[Process]:
     kit.replace(path, value)
-    process = await spawn("--config", str(path), "--listen", listen, **options)
+    process = await spawn("--config", str(path), "--listen", listen, *arguments, **options)
     assert process.stdout
     try:
         async with asyncio.timeout(20):
