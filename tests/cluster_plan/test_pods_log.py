@@ -105,9 +105,7 @@ def test_a_runner_pod_is_the_contracts() -> None:
     assert "annotations" not in _template(world)["metadata"]
     assert runner["resources"] == {"requests": {"cpu": "500m", "memory": "597Mi"}, "limits": {"memory": "597Mi"}}
     (owner,) = world.one("Deployment")["metadata"]["ownerReferences"]
-    assert [(item["uid"], item["controller"], item["blockOwnerDeletion"]) for item in owner] == [
-        (kube.UID, True, False)
-    ]
+    assert (owner["uid"], owner["controller"], owner["blockOwnerDeletion"]) == (kube.UID, True, False)
 
 
 def test_a_puller_pod_is_the_contracts() -> None:

@@ -76,7 +76,6 @@ def runner_service(seen: ModelSeen, model: Model) -> dict[str, Any]:
             "clusterIP": "None",
             "selector": pod_selector(model.ref, RUNNER),
             "ports": [port],
-            "publishNotReadyAddresses": False,
         },
     }
 

@@ -90,7 +90,7 @@ def _cpu(wanted: Resources) -> str:
 
 def memory_text(size: int) -> str:
     """Bytes as the API server writes them: the largest binary unit that divides."""
-    for power, unit in ((4, "Ti"), (3, "Gi"), (2, "Mi"), (1, "Ki")):
+    for power, unit in ((6, "Ei"), (5, "Pi"), (4, "Ti"), (3, "Gi"), (2, "Mi"), (1, "Ki")):
         if size % 1024**power == 0 and size:
             return f"{size // 1024**power}{unit}"
     return str(size)
