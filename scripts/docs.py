@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import runpy
 from pathlib import Path
 
@@ -12,7 +13,9 @@ ROOT = Path(__file__).resolve().parents[1]
 
 def main() -> None:
     (ROOT / "docs/reference/local-fields.md").write_text(local_fields.markdown())
-    runpy.run_path(str(ROOT / "scripts/metrics_doc.py"), run_name="__main__")
+    for script in ("metrics_doc.py", "api_doc.py"):
+        with contextlib.suppress(SystemExit):
+            runpy.run_path(str(ROOT / "scripts" / script), run_name="__main__")
 
 
 if __name__ == "__main__":

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
+from tests.crds.kube import Kube
+from tests.support.apiserver import ApiServer
 
 from paddock_operator.core.schema import Schemas, load_crds
 
@@ -22,3 +25,11 @@ def crds() -> dict[str, dict[str, Any]]:
 @pytest.fixture(scope="session")
 def schemas(crds: dict[str, dict[str, Any]]) -> Schemas:
     return load_crds(crds.values())
+
+
+@pytest.fixture(scope="session")
+def kube(apiserver: ApiServer) -> Iterator[Kube]:
+    """A connection to the API server; anything that restarts the server needs its own."""
+    connection = Kube(apiserver)
+    yield connection
+    connection.close()

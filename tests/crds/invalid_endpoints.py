@@ -51,6 +51,7 @@ ENDPOINTS: list[Case] = [
     (endpoint(limits={"bodyBytes": 1}), "spec.limits.bodyBytes", "equal to 1024"),
     (endpoint(limits={"queueWait": "soon"}), "spec.limits.queueWait", "30s"),
     (endpoint(apis=[]), "spec.apis", "at least 1 items"),
+    (endpoint(apis=[None]), "spec.apis[0]", "Unsupported value: null"),
     (endpoint(apis=["grpc"]), "spec.apis[0]", "ollama"),
     (endpoint(apis=["ollama", "ollama"]), "spec.apis[1]", "Duplicate value"),
     (endpoint(apis=["ollama"] * 4), "spec.apis", "at most 3 items"),

@@ -15,7 +15,7 @@ KNOWN_KEYS = {
     "description", "type", "format", "enum", "pattern", "properties", "required", "items", "additionalProperties",
     "minimum", "maximum", "minLength", "maxLength", "minItems", "maxItems", "minProperties", "maxProperties",
     "x-kubernetes-int-or-string", "x-kubernetes-preserve-unknown-fields", "x-kubernetes-list-type",
-    "x-kubernetes-list-map-keys", "x-kubernetes-validations",
+    "x-kubernetes-list-map-keys", "x-kubernetes-map-type", "x-kubernetes-validations",
 }  # fmt: skip
 # functions of Kubernetes' own CEL libraries, which the local evaluator does not have
 EXTENSIONS = re.compile(
@@ -87,6 +87,17 @@ def test_structural_rules_of_an_api_server(crds: Crds) -> None:
             assert keys <= set(node["items"]["required"]), path
         if node.get("x-kubernetes-list-type") == "set":
             assert node["items"]["type"] == "string", path
+
+
+@pytest.mark.parametrize("kind", ["Model", "Endpoint"])
+def test_every_section_of_spec_has_one_owner(crds: Crds, kind: str) -> None:
+    spec = schema_of(crds[kind])["properties"]["spec"]
+    sections = {path: node for path, node in nodes(spec) if path and node.get("type") == "object"}
+    atomic = [path for path, node in sections.items() if node.get("x-kubernetes-map-type") == "atomic"]
+    covered = tuple(f"{path}." for path in atomic)
+    # an entry of a list-map is shared by its fields; all else is replaced whole by who applies it
+    shared = {path for path in sections if path not in atomic and not path.startswith(covered)}
+    assert {path for path in shared if not path.endswith("[]")} == set()
 
 
 def test_patterns_are_anchored_and_compile(crds: Crds) -> None:

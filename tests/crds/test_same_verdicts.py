@@ -11,7 +11,7 @@ import yaml
 from tests.crds.conftest import ROOT
 from tests.crds.invalid_endpoints import ENDPOINTS
 from tests.crds.invalid_models import MODELS, ROUTED, Case
-from tests.crds.kube import Verdict, verdict
+from tests.crds.kube import Kube, Verdict, verdict
 from tests.crds.manifests import endpoint, model
 from tests.crds.test_invalid_manifests import VALID
 from tests.crds.walk import nodes, schema_of
@@ -23,8 +23,8 @@ TABLE = [*MODELS, *ENDPOINTS]
 
 
 @pytest.fixture(scope="module")
-def answers(apiserver: ApiServer) -> list[tuple[Case, Verdict]]:
-    return [(case, verdict(apiserver, case[0], "default")) for case in TABLE]
+def answers(kube: Kube) -> list[tuple[Case, Verdict]]:
+    return [(case, verdict(kube, case[0], "default")) for case in TABLE]
 
 
 def ours(document: Any, schemas: Schemas) -> frozenset[tuple[str, str]]:
@@ -58,9 +58,9 @@ def test_paddock_up_says_the_same(answers: list[tuple[Case, Verdict]], schemas: 
     assert different == {}
 
 
-def test_what_is_routed_elsewhere_is_refused_by_both(apiserver: ApiServer, schemas: Schemas) -> None:
+def test_what_is_routed_elsewhere_is_refused_by_both(kube: Kube, schemas: Schemas) -> None:
     for document, _, _ in ROUTED:
-        assert not verdict(apiserver, document, "default").accepted
+        assert not verdict(kube, document, "default").accepted
         assert problems(document, schemas)
 
 
@@ -75,7 +75,7 @@ def test_every_rule_is_broken_by_the_table(
     assert "evaluating rule" not in said
 
 
-def test_valid_manifests_and_examples_are_accepted(apiserver: ApiServer, namespace: str, schemas: Schemas) -> None:
+def test_valid_manifests_and_examples_are_accepted(kube: Kube, namespace: str, schemas: Schemas) -> None:
     files = sorted((ROOT / "examples").rglob("*.yaml"))
     examples = [document for file in files for document in yaml.safe_load_all(file.read_text())]
     documents = [document for document in [*VALID, *examples] if document["kind"] in ("Model", "Endpoint")]
@@ -83,7 +83,7 @@ def test_valid_manifests_and_examples_are_accepted(apiserver: ApiServer, namespa
     for document in documents:
         here = copy.deepcopy(document)
         here["metadata"]["namespace"] = namespace
-        assert verdict(apiserver, here, namespace) == Verdict(True, frozenset())
+        assert verdict(kube, here, namespace) == Verdict(True, frozenset())
         assert problems(document, schemas) == ()
 
 

@@ -129,7 +129,7 @@ def _properties(schema: Schema, value: Mapping[Any, Any], where: str) -> Iterato
 
 def _enum(schema: Schema, value: Any, where: str) -> Iterator[Problem]:
     choices = schema.get("enum")
-    if choices is None or value is None or value in choices:
+    if choices is None or value in choices:
         return
     nearest = suggestion(value, choices) if isinstance(value, str) else None
     fix = f"did you mean {nearest}?" if nearest else "use one of them"
