@@ -42,7 +42,7 @@ def log_of(name: str) -> Path:
 
 
 def start(name: str, command: list[str]) -> int:
-    """Start a program detached from this process, unless it runs; returns its pid."""
+    """Start a program detached from this process, unless it runs; its pid. Raises RuntimeError with its words if it ends."""
     if found := pid_of(name):
         return found
     for folder in (PIDS, LOGS):
@@ -51,8 +51,19 @@ def start(name: str, command: list[str]) -> int:
     with log_of(name).open("ab") as log:
         launch = ["setsid", "--fork", "sh", "-c", LAUNCH, "sh", str(PIDS / name), *command]
         subprocess.run(launch, stdin=subprocess.DEVNULL, stdout=log, stderr=log, check=True, cwd="/")
-    wait(f"{name} starts", lambda: pid_of(name) is not None, 10, pause=0.01)
-    return pid_of(name) or 0
+    wait(f"{name} starts", lambda: settled(name), 10, pause=0.01)
+    pid = pid_of(name)
+    if pid is None:
+        raise RuntimeError(f"{name} ended at once: {tail(name)}")
+    return pid
+
+
+def settled(name: str) -> bool:
+    """Whether a launched program has begun, or has ended already."""
+    try:
+        return pid_of(name) is not None or not runs(int((PIDS / name).read_text()))
+    except FileNotFoundError:
+        return False
 
 
 def kill(name: str, how: signal.Signals = signal.SIGKILL) -> None:

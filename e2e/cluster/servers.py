@@ -77,6 +77,8 @@ def apiserver_command(options: ApiServerOptions) -> list[str]:
         f"--service-account-issuer={ISSUER}",
         "--authorization-mode=Node,RBAC",
         "--enable-admission-plugins=NodeRestriction",
+        # The name of the node is in no DNS.
+        "--kubelet-preferred-address-types=InternalIP",
         "--allow-privileged=true",
         f"--audit-policy-file={policy}",
         f"--audit-log-path={folder / 'audit.log'}",

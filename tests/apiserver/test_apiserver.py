@@ -11,9 +11,10 @@ import time
 from pathlib import Path
 
 import pytest
-from e2e.cluster import build
 from tests.support.apiserver import ApiServer
 from tests.support.waiting import alive, until_sync
+
+from e2e.cluster import build
 
 ROOT = Path(__file__).resolve().parents[2]
 
