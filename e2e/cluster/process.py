@@ -42,7 +42,7 @@ def log_of(name: str) -> Path:
 
 
 def start(name: str, command: list[str]) -> int:
-    """Start a program detached from this process, unless it runs; its pid. Raises RuntimeError with its words if it ends."""
+    """Start a program detached from here, unless it runs; its pid. Raises RuntimeError with its words if it ends."""
     if found := pid_of(name):
         return found
     for folder in (PIDS, LOGS):
