@@ -1,0 +1,115 @@
+"""Keeps a store equal to the API server: list, then watch, then list again when the past is lost.
+
+Started by `world`, one per kind and scope. A list replaces its scope whole, so what was deleted while nobody watched
+is seen; a broken watch goes on from the last version.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+from collections.abc import Callable
+from dataclasses import dataclass
+from time import monotonic
+
+from paddock_operator.executors.kube.client import Client
+from paddock_operator.executors.kube.errors import ApiError
+from paddock_operator.executors.kube.store import Store
+
+log = logging.getLogger(__name__)
+
+WATCH_SECONDS = (240, 360)
+FIRST_DELAY, MAX_DELAY, REFUSED_DELAY = 0.2, 30.0, 30.0
+
+
+@dataclass(frozen=True, slots=True)
+class Scope:
+    """What a reflector asks for; an empty namespace means all."""
+
+    namespace: str = ""
+    labels: str = ""
+    fields: str = ""
+
+    def query(self) -> dict[str, str]:
+        """The selectors as query parameters."""
+        return {"labelSelector": self.labels, "fieldSelector": self.fields}
+
+
+class Reflector:
+    """One list-watch. `problem` says why there is no list yet, `ready` is set with the first list or refusal."""
+
+    def __init__(
+        self, client: Client, store: Store, scope: Scope, restarted: Callable[[str], None], told: Callable[[], None]
+    ) -> None:
+        self._client, self._store, self._scope = client, store, scope
+        self._restarted, self._told = restarted, told
+        self.ready = asyncio.Event()
+        self.problem = ""
+        self._contact = monotonic()
+        self._failures = 0
+        self._version = ""
+
+    def __str__(self) -> str:
+        return f"{self._store.kind.plural} {self._scope.fields}in {self._scope.namespace or 'all namespaces'}"
+
+    def silent_seconds(self) -> float:
+        """Seconds since the API server was last heard; an open watch speaks about once a minute."""
+        return monotonic() - self._contact
+
+    async def run(self) -> None:
+        """List and watch until cancelled."""
+        while True:
+            try:
+                if not self._version:
+                    await self._list()
+                await self._watch()
+            except ApiError as error:
+                await asyncio.sleep(self._failed(error))
+
+    async def _list(self) -> None:
+        items, version = await self._client.list(self._store.kind, self._scope.namespace, **self._scope.query())
+        self._store.replace(items, version, self._scope.namespace)
+        self._version = version
+        self._heard()
+        self._settle("")
+
+    async def _watch(self) -> None:
+        kind, scope = self._store.kind, self._scope
+        seconds = random.randint(*WATCH_SECONDS)  # noqa: S311
+        async for what, item in self._client.watch(kind, scope.namespace, self._version, seconds, **scope.query()):
+            self._heard()
+            self._version = str(item["metadata"]["resourceVersion"])
+            if what == "DELETED":
+                self._store.remove(item)
+            elif what != "BOOKMARK":
+                self._store.put(item)
+        self._heard()
+
+    def _heard(self) -> None:
+        self._contact = monotonic()
+        self._failures = 0
+
+    def _failed(self, error: ApiError) -> float:
+        """Note what went wrong and return the seconds to wait."""
+        self._restarted(self._store.kind.name)
+        if error.gone:
+            self._version = ""
+            return 0.0
+        if error.forbidden or error.absent:
+            self._version = ""
+            self._settle(error.message)
+            return REFUSED_DELAY * random.uniform(0.9, 1.1)  # noqa: S311
+        self._failures += 1
+        log.warning("watch of %s failed: %s", self, error)
+        delay = min(MAX_DELAY, FIRST_DELAY * 2.0 ** min(self._failures, 10)) * random.uniform(0.5, 1.0)  # noqa: S311
+        return max(delay, error.retry_after or 0.0)
+
+    def _settle(self, problem: str) -> None:
+        news = not self.ready.is_set() or problem != self.problem
+        if problem and news:
+            log.error("cannot watch %s: %s", self, problem)
+        self.problem = problem
+        self.ready.set()
+        if news:
+            self._told()
