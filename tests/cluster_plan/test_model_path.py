@@ -89,15 +89,18 @@ def test_a_pull_that_is_gone_is_not_repeated(also: str) -> None:
     assert len(world.many("Job")) == (also == "pods")
 
 
-def test_bytes_that_left_the_cache_are_pulled_again() -> None:
+@pytest.mark.parametrize("reason", ["waiting for the model to be in the cache", "DigestMismatch: blob abc differs"])
+def test_bytes_that_left_the_cache_are_pulled_again(reason: str) -> None:
     world = served()
     runner = world.put(kube.runs(next(pod for name, pod in world.pods.items() if name.endswith("r0")), world.clock))
-    reason = "waiting for the model to be in the cache"
     world.events[runner["metadata"]["uid"]] = {"event": "state", "state": "starting", "ready": False, "reason": reason}
     old = world.one("Job")["metadata"]["creationTimestamp"]
-    world.step(60)
+    world.step(20)
+    assert world.condition("Ready") == ("False", "Starting"), "it may be busy with hashing"
+    world.step(300)
     assert world.many("Job") == []
     assert world.many("Deployment")
+    assert world.message("Ready").endswith(f"the runner says: {reason}")
     world.step()
     assert world.one("Job")["metadata"]["creationTimestamp"] > old
     assert world.condition("Ready") == ("False", "Verifying")

@@ -69,7 +69,8 @@ def _blocked(o: ModelObserved, pin: Pin) -> Verdict | None:
     if pin.target is None and not pin.pull.total:
         return "False", "Resolving", "the puller resolves spec.source"
     known = any(entry["digest"] == pin.target for entry in o.status.get("history") or ())
-    return "False", "Verifying" if known else "Pulling", _progress(pin)
+    said = f"; the runner says: {o.runner.message}" if o.runner.bytes_missing else ""
+    return "False", "Verifying" if known else "Pulling", _progress(pin) + said
 
 
 def _proven_by_runner(o: ModelObserved, pin: Pin) -> bool:

@@ -32,6 +32,7 @@ from paddock_operator.core.cluster.pods import (
 )
 from paddock_operator.core.cluster.trouble import Trouble, how_it_ended, not_created, pod_trouble
 from paddock_operator.core.cluster.verdict import printable
+from paddock_operator.core.conditions import PULL_REASONS
 from paddock_operator.core.observed import RunnerObserved
 from paddock_operator.core.resources import Model
 
@@ -39,6 +40,8 @@ LOADING_SECONDS = 10.0
 """A load that is shorter than this is not worth a status of its own."""
 WAITS_FOR_BYTES = "waiting for the model to be in the cache"
 MISSING_SECONDS = 20.0
+HASHED_PER_SECOND = 50_000_000
+"""A runner may hash everything before it loads: for so long it has not found out yet whether bytes are missing."""
 MAX_WORDS = 600
 _ORDER = ("crashed", "loading", "starting")
 
@@ -118,11 +121,20 @@ def _lost_engine(pod: Object, event: Mapping[str, Any], restarts: int) -> Runner
 def _on_its_way(status: Mapping[str, Any], event: Mapping[str, Any], seen: ModelSeen) -> RunnerObserved:
     began = str(running(status).get("startedAt") or "")
     lasts = age(began, seen.now)
-    if event.get("reason") == WAITS_FOR_BYTES and lasts >= MISSING_SECONDS:
-        return RunnerObserved("starting", bytes_missing=True)
+    said = str(event.get("reason") or "")
+    if _speaks_of_the_cache(said) and lasts >= MISSING_SECONDS + _size(seen) / HASHED_PER_SECOND:
+        return RunnerObserved("starting", message=printable(said, MAX_WORDS), bytes_missing=True)
     if event.get("state") == "loading" and lasts >= LOADING_SECONDS:
         return RunnerObserved("loading")
     return RunnerObserved("starting")
+
+
+def _speaks_of_the_cache(said: str) -> bool:
+    return said == WAITS_FOR_BYTES or said.partition(":")[0] in PULL_REASONS
+
+
+def _size(seen: ModelSeen) -> int:
+    return int(((seen.model.get("status") or {}).get("resolved") or {}).get("size") or 0)
 
 
 def _troubled(trouble: Trouble) -> RunnerObserved:

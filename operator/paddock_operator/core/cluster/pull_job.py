@@ -62,6 +62,8 @@ CREDENTIALS = f"{CONFIG_PATH}/credentials"
 RETRYABLE_EXIT = 75
 LOST_SECONDS = 30.0
 """A pod's end may be seen later than its Job's; after this time it is gone, and its verdict with it."""
+REPEAT_SECONDS = 300.0
+"""A runner looks again at bytes that it found damaged after this time at the latest."""
 # streaming with bounded buffers takes about 100 MiB; pages of the files that it writes can be reclaimed
 RESOURCES = {"requests": {"cpu": "100m", "memory": "64Mi"}, "limits": {"memory": "512Mi"}}
 
@@ -208,7 +210,8 @@ def must_go(seen: ModelSeen, model: Model, job: Object, suspended: bool, missing
     if is_true(job, "Failed"):
         return True
     lost = pod_of(seen, job) is None and not _answered(seen, job) and not suspended
-    return (missing or lost) and _settled_for(seen, job) >= LOST_SECONDS
+    since = _settled_for(seen, job)
+    return (missing and since >= REPEAT_SECONDS) or (lost and since >= LOST_SECONDS)
 
 
 def _answered(seen: ModelSeen, job: Object) -> bool:
