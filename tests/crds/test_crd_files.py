@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+import subprocess
+import sys
 from typing import Any
 
 import pytest
@@ -142,3 +144,13 @@ def test_printer_columns_point_at_fields_of_the_schema(crds: Crds, kind: str) ->
         for part in path.strip(".").split("."):
             node = node["properties"][part]
         assert node["type"] == column["type"], path
+
+
+def test_the_evaluator_is_loaded_without_its_command_line() -> None:
+    code = (
+        "import sys, paddock_operator.core.schema_rules as rules; "
+        "assert not {'prompt_toolkit', 'typer', 'cel.cli'} & set(sys.modules); "
+        "assert rules.cel.evaluate('1 + 1', {}) == 2"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
