@@ -1,5 +1,5 @@
-"""The `paddock` command. `main` is the entry point; a verb's module is imported only when that verb runs."""
+"""The `paddock` command. Entry points: `main`, `kubectl_main`. A verb's module is imported only when it runs."""
 
-from paddock_operator.cli.app import main
+from paddock_operator.cli.app import kubectl_main, main
 
-__all__ = ["main"]
+__all__ = ["kubectl_main", "main"]

@@ -16,7 +16,16 @@ Verb = Callable[[argparse.Namespace], int]
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run `paddock` with these arguments; the exit code. Raises SystemExit for usage errors, as argparse does."""
-    arguments = build().parse_args(argv)
+    return _run(build().parse_args(argv), cluster=False)
+
+
+def kubectl_main(argv: Sequence[str] | None = None) -> int:
+    """The same as a plug-in of kubectl (`kubectl paddock …`): objects and keys are always those of a cluster."""
+    return _run(build("kubectl paddock").parse_args(argv), cluster=True)
+
+
+def _run(arguments: argparse.Namespace, cluster: bool) -> int:
+    arguments.cluster = cluster
     try:
         code = _verb(arguments.verb)(arguments)
         sys.stdout.flush()

@@ -14,10 +14,10 @@ _Verbs = Any
 """argparse keeps the type of its sub-parsers private."""
 
 
-def build() -> argparse.ArgumentParser:
+def build(program: str = "paddock") -> argparse.ArgumentParser:
     """The parser; the parsed namespace has `verb`, the `module:function` to run."""
     common = _common()
-    parser = argparse.ArgumentParser(prog="paddock", description="Declare models; serve them.", parents=[common])
+    parser = argparse.ArgumentParser(prog=program, description="Declare models; serve them.", parents=[common])
     verbs = parser.add_subparsers(title="verbs", metavar="VERB", required=True)
     for add in (_up, _objects, _store, _talk, _keys):
         add(verbs, common)
@@ -55,16 +55,36 @@ def _up(verbs: _Verbs, common: argparse.ArgumentParser) -> None:
     up.add_argument("--output", choices=["text", "json"], default="text", help="json: one object per line on stdout")
 
 
+def _place(parser: argparse.ArgumentParser, *, spread: bool = False) -> None:
+    """Where a verb works (`place`); `spread`: it can take all namespaces."""
+    where = parser.add_argument_group("where", "a cluster, or the paddock up of this machine (docs/reference/cli.md)")
+    where.add_argument("--kubeconfig", metavar="FILE", help="a cluster: default $KUBECONFIG or ~/.kube/config")
+    where.add_argument("--context", metavar="NAME", help="a cluster: this context of the kubeconfig")
+    where.add_argument("--local", action="store_true", help="this machine, also where a kubeconfig is")
+    names = where.add_mutually_exclusive_group()
+    names.add_argument("-n", "--namespace", help="only this namespace (default: the context's; on one machine all)")
+    parser.set_defaults(all_namespaces=False)
+    if spread:
+        names.add_argument("-A", "--all-namespaces", action="store_true", help="all namespaces of the cluster")
+
+
 def _objects(verbs: _Verbs, common: argparse.ArgumentParser) -> None:
-    get = _verb(verbs, common, "get", "objects:get", "list Models or Endpoints")
-    get.add_argument("kind", metavar="models|endpoints")
+    get = _verb(verbs, common, "get", "objects:get", "list Models and Endpoints")
+    get.add_argument("kind", metavar="models|endpoints|all")
     get.add_argument("name", nargs="?")
     get.add_argument("-o", "--output", choices=["wide", "json", "yaml"])
     describe = _verb(verbs, common, "describe", "objects:describe", "show one object with its conditions")
     describe.add_argument("kind", metavar="model|endpoint")
     describe.add_argument("name")
-    for parser in (get, describe):
-        parser.add_argument("-n", "--namespace", help="only this namespace (default: all of them)")
+    apply = _verb(verbs, common, "apply", "cluster.apply:apply", "check manifests, then give them to a cluster")
+    apply.add_argument(
+        "-f", "--file", action="append", required=True, metavar="PATH", help="file, folder or - (repeatable)"
+    )
+    apply.add_argument("--dry-run", action="store_true", help="change nothing; with --local only check")
+    apply.add_argument("--force-conflicts", action="store_true", help="take over fields that others have set")
+    _place(get, spread=True)
+    _place(describe)
+    _place(apply)
 
 
 def _store(verbs: _Verbs, common: argparse.ArgumentParser) -> None:
@@ -105,5 +125,6 @@ def _keys(verbs: _Verbs, _: argparse.ArgumentParser) -> None:
     revoke = _verb(actions, home, "revoke", "keys:revoke", "make a key worthless")
     revoke.add_argument("name")
     listing = _verb(actions, home, "list", "keys:list_keys", "list the keys", aliases=["ls"])
-    for parser in (create, revoke, listing):
-        parser.add_argument("-n", "--namespace", help="namespace of the Endpoints that the key opens; default: default")
+    _place(create)
+    _place(revoke)
+    _place(listing, spread=True)

@@ -81,16 +81,23 @@ def create(
     _check_name("name", name)
     _check_name("namespace", namespace)
     clear = new_secret()
+    body = document(namespace, name, clear, models=models, verbs=verbs, expires=expires)
+    _write_new(folder / namespace / f"{name}.yaml", yaml.safe_dump(body, sort_keys=False).encode())
+    return clear
+
+
+def document(
+    namespace: str, name: str, clear: str, *, models: Sequence[str], verbs: Sequence[str], expires: datetime | None
+) -> dict[str, Any]:
+    """The key Secret of a clear key: its SHA-256 and a policy."""
     policy = {"models": list(models), "verbs": list(verbs), "expires": _rfc3339(expires)}
-    body = {
+    return {
         "apiVersion": "v1",
         "kind": "Secret",
         "type": API_KEY_TYPE,
         "metadata": {"name": name, "namespace": namespace},
         "stringData": {"sha256": sha256(clear), "policy": json.dumps(policy)},
     }
-    _write_new(folder / namespace / f"{name}.yaml", yaml.safe_dump(body, sort_keys=False).encode())
-    return clear
 
 
 def _rfc3339(moment: datetime | None) -> str | None:
