@@ -80,9 +80,12 @@ class Client:
         try:
             async with asyncio.timeout(seconds), self._request("GET", path, query={**query, "watch": "1"}) as response:
                 await _check(response)
-                yield {}
-                async for line in _lines(response.content):
-                    yield _object(line)
+                try:
+                    yield {}
+                    async for line in _lines(response.content):
+                        yield _object(line)
+                finally:
+                    _abort(response)
         except _FAILURES as error:
             raise _failure(error) from error
 
@@ -123,6 +126,12 @@ async def _check(response: aiohttp.ClientResponse) -> None:
     except ValueError:
         message = ""
     raise ApiError(response.status, f"{response.status} {message or response.reason}"[:500])
+
+
+def _abort(response: aiohttp.ClientResponse) -> None:
+    """Drop a connection in the middle of an answer, without TLS's farewell; does nothing after a good end."""
+    if response.connection and response.connection.transport:
+        response.connection.transport.abort()
 
 
 async def _bounded(response: aiohttp.ClientResponse, limit: int) -> bytes:
