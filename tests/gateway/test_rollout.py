@@ -136,7 +136,7 @@ def test_a_pair_that_does_not_fit_is_refused(pairs: Path, tmp_path: Path) -> Non
 async def test_wrong_usage_is_said_in_one_line(pairs: Path, tmp_path: Path) -> None:
     kit.replace(tmp_path / "g.json", kit.config([], []))
     base = ("--config", str(tmp_path / "g.json"), "--listen", "127.0.0.1:0")
-    cases = (
+    cases: tuple[tuple[tuple[str, str], dict[str, str], str], ...] = (
         (("--secret", "no-slash"), {}, "expected NAMESPACE/NAME"),
         (("--secret", "a/b"), {}, "POD_NAME"),
         (("--secret", "a/b"), {"POD_NAME": "p"}, "KUBERNETES_SERVICE_HOST"),
