@@ -11,6 +11,7 @@ from pathlib import Path
 from prometheus_client import CollectorRegistry
 from prometheus_client.metrics import MetricWrapperBase
 
+from paddock_operator.metrics import Metrics as OperatorMetrics
 from paddock_runner.api.metrics import Metrics as RunnerMetrics
 from paddock_runner.gateway.metrics import Metrics as GatewayMetrics
 
@@ -44,6 +45,7 @@ def page() -> str:
     sections = [
         table("Runner", RunnerMetrics("example").registry),
         table("Gateway", GatewayMetrics("example").registry),
+        table("Operator", OperatorMetrics().registry),
     ]
     return "\n".join([INTRODUCTION, *sections])
 

@@ -46,7 +46,12 @@ class App:
         self._gate = RollGate(settings.max_rolling)
         self.controller = Controller(self._reconcile, settings.workers, settings.resync_seconds, metrics)
         ring = self.controller.ring
-        self._rings = Rings(ring, lambda kind, namespace: self.world.store(kind).within(namespace), self._saw)
+        self._rings = Rings(
+            ring,
+            lambda kind, namespace: self.world.store(kind).within(namespace),
+            self._saw,
+            lambda namespace: self._names.invalidate(namespace),  # noqa: PLW0108 (it is made later)
+        )
         self.world = World(
             client,
             settings.namespaces,
@@ -55,6 +60,7 @@ class App:
             self._rings.secrets_known,
             metrics.watch_restarted,
         )
+        self._names = Names(self.world)
         self._looks = Looks(client, ring, monotonic)
         self._reconciler = self._assemble(plans)
         self.ports = health.Ports(self._problem, self._scrape)
@@ -67,7 +73,6 @@ class App:
 
     def _assemble(self, plans: Plans) -> Reconciler:
         world, client = self.world, self._client
-        names = Names(world)
         hands = Hands(
             Applier(client, world),
             StatusWriter(client, world, monotonic),
@@ -76,7 +81,8 @@ class App:
             self._gate,
             self.controller.ring,
         )
-        return Reconciler(world, names, Gatherer(world, names, self._looks, self._settings, utc_now), hands, plans)
+        gatherer = Gatherer(world, self._names, self._looks, self._settings, utc_now)
+        return Reconciler(world, self._names, gatherer, hands, plans)
 
     async def run(self) -> None:
         """Work until `stopping` is set. Raises LeaseLostError, or what ended kopf or a worker."""

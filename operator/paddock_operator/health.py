@@ -5,6 +5,7 @@ Healthy means that work goes on: no ready object waits long while all workers ar
 
 from __future__ import annotations
 
+import socket
 from collections.abc import Callable
 
 from aiohttp import web
@@ -39,7 +40,7 @@ class Ports:
             runner = web.AppRunner(application, access_log=None)
             await runner.setup()
             self._runners.append(runner)
-            await web.TCPSite(runner, None, port).start()
+            await web.SockSite(runner, _listen(port)).start()
         self.ports = tuple(runner.addresses[0][1] for runner in self._runners)
 
     async def stop(self) -> None:
@@ -53,3 +54,10 @@ class Ports:
 
     async def _answer_metrics(self, _: web.Request) -> web.Response:
         return web.Response(body=self._metrics(), headers={"Content-Type": "text/plain; version=0.0.4; charset=utf-8"})
+
+
+def _listen(port: int) -> socket.socket:
+    """One socket for both families where the machine has both."""
+    if socket.has_dualstack_ipv6():
+        return socket.create_server(("", port), family=socket.AF_INET6, dualstack_ipv6=True)
+    return socket.create_server(("", port))

@@ -31,6 +31,8 @@ INACTIVITY_SECONDS = 100
 """A watch without a byte for this long is dead: the server sends a bookmark about every minute."""
 PAGE = 500
 RELOAD_SECONDS = 10.0
+CLOSE_SECONDS = 0.1
+"""TLS connections say goodbye in the background."""
 MAX_LOG_BYTES = 256 * 1024
 JSON, APPLY, MERGE = "application/json", "application/apply-patch+yaml", "application/merge-patch+json"
 METADATA_ONLY = "application/json;as=PartialObjectMetadata;g=meta.k8s.io;v=v1"
@@ -52,6 +54,7 @@ class Client:
     async def close(self) -> None:
         """Close all connections."""
         await self._api.close()
+        await asyncio.sleep(CLOSE_SECONDS)
 
     async def get(self, kind: Kind, namespace: str, name: str, *, metadata_only: bool = False) -> Body:
         """One object, or only its metadata (for Secrets whose content is nobody's business)."""

@@ -107,7 +107,6 @@ class Reconciler:
 
     async def _spread_names(self, key: Ref) -> float | None:
         """Ring the Models whose public names or credentials are new."""
-        self._names.invalidate(key.namespace)
         for model in self._names.stale(key.namespace):
             self._hands.ring(Ref(MODEL.name, key.namespace, model), 0.0)
         return None

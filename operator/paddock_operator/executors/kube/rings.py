@@ -37,15 +37,18 @@ def names_key(namespace: str) -> Ref:
 
 
 class Rings:
-    """Turns changes into rings. `within` lists the objects of a kind in a namespace; `watcher` sees every change."""
+    """Turns changes into rings. `within` lists the objects of a kind in a namespace; `watcher` sees every change,
+    `names_changed` is told at once when public names or credentials of a namespace may be others.
+    """
 
     def __init__(
         self,
         ring: Ring,
         within: Callable[[str, str], tuple[Object, ...]],
         watcher: Callable[[Kind, Object | None, Object | None], None],
+        names_changed: Callable[[str], None],
     ) -> None:
-        self._ring, self._within, self._watcher = ring, within, watcher
+        self._ring, self._within, self._watcher, self._outdate = ring, within, watcher, names_changed
         self._children: dict[tuple[str, str], Ref] = {}
 
     def changed(self, kind: Kind, before: Object | None, after: Object | None, own: bool) -> None:
@@ -62,13 +65,17 @@ class Rings:
         elif not own:
             self._child(kind, item, namespace)
         if kind is SECRET and item.get("type") != API_KEY_TYPE and _mark(before) != _mark(after):
-            self._ring(names_key(namespace), NAMES_SECONDS)
+            self._names_changed(namespace)
 
     def secrets_known(self, namespace: str) -> None:
         """The Secrets of a namespace are known now, or refused."""
-        self._ring(names_key(namespace), NAMES_SECONDS)
+        self._names_changed(namespace)
         for kind in (ENDPOINT, MODEL):
             self.all_of(kind, namespace, 0.0)
+
+    def _names_changed(self, namespace: str) -> None:
+        self._outdate(namespace)
+        self._ring(names_key(namespace), NAMES_SECONDS)
 
     def all_of(self, kind: Kind, namespace: str, after: float) -> None:
         """Ring every object of a kind in a namespace."""
@@ -86,10 +93,10 @@ class Rings:
             self._ring(key, 0.0)
         if key.kind == ENDPOINT.name:
             if intent(before) != intent(after):
-                self._ring(names_key(key.namespace), NAMES_SECONDS)
+                self._names_changed(key.namespace)
             return
         if _labels(before) != _labels(after) or before is None or after is None:
-            self._ring(names_key(key.namespace), NAMES_SECONDS)
+            self._names_changed(key.namespace)
         if _shown(before) != _shown(after):
             self.all_of(ENDPOINT, key.namespace, DEPENDANT_SECONDS)
         if _digest(before) != _digest(after):
