@@ -6,16 +6,20 @@ So a puller never imports an engine, and a store verb starts in the time that it
 from __future__ import annotations
 
 import importlib
+import os
+import signal
 import sys
 from collections.abc import Sequence
 
 COMMANDS = {
     "pull": "fetch a model into the cache, verified",
+    "collect": "remove what no live digest and no name needs from the cache",
     "store": "create, list, show, copy and remove models in the cache",
     "serve": "serve one model over HTTP",
     "gateway": "serve an Endpoint: keys, routes, limits",
 }
 EXIT_USAGE = 2
+EXIT_TERMINATED = 128 + signal.SIGTERM
 
 
 def usage() -> str:
@@ -34,6 +38,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     if not arguments or arguments[0] not in COMMANDS:
         sys.stderr.write(usage() + "\n")
         return EXIT_USAGE
+    if os.getpid() == 1:
+        # The kernel ignores what process 1 does not handle; imports take a while, and then each command has its own.
+        signal.signal(signal.SIGTERM, lambda number, frame: os._exit(EXIT_TERMINATED))
     module = importlib.import_module(f"paddock_runner.commands.{arguments[0]}")
     return int(module.main(arguments[1:]))
 

@@ -1,20 +1,23 @@
 """`paddock-runner pull`: resolve one Model's source to a verified, pinned manifest and report it as JSON lines.
 
 Called by `paddock_runner.__main__`, which the executor starts as a child (or a Job). The request and the events are
-described in docs/reference/contracts.md.
+described in docs/reference/contracts.md. Exit codes: 0 a result (with --termination-message: any verdict that another
+attempt would not change), 1 an error, 75 an error that may pass, or SIGTERM.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
 import logging
-import sys
-from collections.abc import Mapping, Sequence
+import os
+import signal
+import time
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 from paddock_runner import logs
+from paddock_runner.commands.events import MAX_VERDICT_BYTES, conclude, encoded, read_input, say
 from paddock_runner.core.digest import Digest, InvalidDigestError
 from paddock_runner.core.manifest import InvalidManifestError, strict_json
 from paddock_runner.parent import die_with_parent
@@ -30,66 +33,84 @@ from paddock_runner.store.errors import (
     from_os_error,
 )
 from paddock_runner.store.manifests import StoredManifest
-from paddock_runner.store.model import ROLES, LayerProgress, ModelFiles, load_model
+from paddock_runner.store.model import ROLES, LayerProgress, ModelFiles, load_model, used_blobs
 from paddock_runner.store.store import Store
 
 EXIT_FAILED = 1
 EXIT_RETRY = 75
 MAX_REQUEST_BYTES = 1 << 20
-MAX_RESULT_BYTES = 4096
-_PROGRESS_BYTES = 1 << 22
+PROGRESS_SECONDS = 1.0
+_MAX_DETAIL_CHARACTERS = 128
 
 log = logging.getLogger(__name__)
 
 
 def main(argv: Sequence[str]) -> int:
-    """Run the command; returns 0 (a result was printed), 1 (an error), or 75 (an error that may pass)."""
-    parser = argparse.ArgumentParser(prog="paddock-runner pull", description="Resolve and verify one model.")
-    parser.add_argument("--models", type=Path, required=True, metavar="DIR", help="the model folder")
-    parser.add_argument("--request", required=True, metavar="FILE|-", help="the request as JSON")
-    arguments = parser.parse_args(argv)
+    """Run the command; returns its exit code."""
+    arguments = _parser().parse_args(argv)
     die_with_parent()
     logs.setup("puller")
+    file: Path | None = arguments.termination_message
+    signal.signal(signal.SIGTERM, lambda number, frame: _stop_now(file))
     try:
-        result = pull(Store(arguments.models), *_read_request(arguments.request), _Progress())
+        source, pinned = _read_request(arguments.request, arguments.credentials)
+        result = pull(Store(arguments.models), source, pinned, Progress())
     except (StoreError, OSError) as failure:
         error = failure if isinstance(failure, StoreError) else from_os_error(failure, "using", arguments.models)
-        _print({"event": "error", "reason": error.reason, "message": str(error), "retryable": error.retryable})
-        return EXIT_RETRY if error.retryable else EXIT_FAILED
-    _print({"event": "result", "result": result})
+        return _failed(error.reason, str(error), error.retryable, file)
+    conclude({"event": "result", "result": result}, file)
     return 0
 
 
-def _print(event: Mapping[str, Any]) -> None:
-    sys.stdout.write(json.dumps(event, ensure_ascii=False, separators=(",", ":")) + "\n")
-    sys.stdout.flush()
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="paddock-runner pull", description="Resolve and verify one model.")
+    parser.add_argument("--models", type=Path, required=True, metavar="DIR", help="the model folder")
+    parser.add_argument("--request", required=True, metavar="FILE|-|env:NAME", help="the request as JSON")
+    parser.add_argument(
+        "--credentials", type=Path, metavar="DIR", help="a mounted Secret with the credentials of the source's registry"
+    )
+    parser.add_argument(
+        "--termination-message", type=Path, metavar="FILE", help="write the last event here; a final error exits 0"
+    )
+    return parser
 
 
-class _Progress:
-    """Prints at most one event per 4 MiB of a digest, and its last one."""
+def _failed(reason: str, message: str, retryable: bool, file: Path | None) -> int:
+    conclude({"event": "error", "reason": reason, "message": message, "retryable": retryable}, file)
+    if retryable:
+        return EXIT_RETRY
+    return EXIT_FAILED if file is None else 0
 
-    def __init__(self) -> None:
-        self._told: tuple[Digest | None, int] = (None, 0)
+
+def _stop_now(file: Path | None) -> None:
+    """SIGTERM: what is on disk is as good as after any kill, so nothing needs to be waited for."""
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    os._exit(_failed("Interrupted", "the puller was asked to end; the next one goes on where it was", True, file))
+
+
+class Progress:
+    """Prints at most one event per second. `now` is a clock in seconds."""
+
+    def __init__(self, now: Callable[[], float] = time.monotonic) -> None:
+        self._now = now
+        self._next = now()
 
     def __call__(self, digest: Digest, completed: int, total: int) -> None:
-        told, at = self._told
-        if told == digest and at <= completed < min(at + _PROGRESS_BYTES, total):
-            return
-        self._told = (digest, completed)
-        _print({"event": "progress", "digest": str(digest), "completed": completed, "total": total})
+        if self._now() >= self._next:
+            self._next = self._now() + PROGRESS_SECONDS
+            say({"event": "progress", "digest": str(digest), "completed": completed, "total": total})
 
 
-def _read_request(where: str) -> tuple[Source, Digest | None]:
+def _read_request(where: str, credentials: Path | None) -> tuple[Source, Digest | None]:
     try:
-        data = sys.stdin.buffer.read(MAX_REQUEST_BYTES + 1) if where == "-" else Path(where).read_bytes()
-        request = strict_json(data, MAX_REQUEST_BYTES)
+        request = strict_json(read_input(where, MAX_REQUEST_BYTES), MAX_REQUEST_BYTES)
     except OSError as error:
         raise SourceUnsupportedError(f"the request cannot be read: {error}") from None
     except InvalidManifestError as error:
         raise SourceUnsupportedError(f"the request: {error}") from None
     if not isinstance(request, dict):
         raise SourceUnsupportedError("the request must be a JSON object with source and digest")
-    source, pinned = source_for(request.get("source")), request.get("digest")
+    source, pinned = source_for(request.get("source"), credentials), request.get("digest")
     try:
         return source, Digest.parse(pinned) if pinned is not None else source.digest
     except InvalidDigestError as error:
@@ -103,8 +124,13 @@ def pull(store: Store, source: Source, pinned: Digest | None, progress: LayerPro
     """
     _sweep(store)
     stored = _resolve(store, source, pinned, progress)
-    files = load_model(store, stored, progress=progress)
-    _pin(store, stored)
+    try:
+        files = _verified(store, stored, progress)
+    except (DigestMismatchError, NotFoundError) as error:
+        # Damaged in the cache, or collected a moment ago: a source that can fetch does it again.
+        log.warning("the cache does not hold the model whole: %s", error)
+        stored = _fetch(store, source, pinned, progress)
+        files = _verified(store, stored, progress)
     return _result(stored, files, source)
 
 
@@ -121,18 +147,26 @@ def _resolve(store: Store, source: Source, pinned: Digest | None, progress: Laye
             return store.manifest_by_digest(pinned)
         except NotFoundError:
             pass
+    return _fetch(store, source, pinned, progress)
+
+
+def _fetch(store: Store, source: Source, pinned: Digest | None, progress: LayerProgress) -> StoredManifest:
     stored = source.fetch(store, progress)
     if pinned is not None and stored.digest != pinned:
         raise DigestMismatchError(f"the manifest of {str(source.name)!r}", pinned, stored.digest)
     return stored
 
 
-def _pin(store: Store, stored: StoredManifest) -> None:
+def _verified(store: Store, stored: StoredManifest, progress: LayerProgress) -> ModelFiles:
+    files = load_model(store, stored, progress=progress)
     try:
         with store.writing():
+            # Looked at again: between the hashing and this lock a collector may have removed them.
+            store.require_blobs(used_blobs(stored.manifest))
             store.pin(stored.digest, stored.data)
     except ReadOnlyError as error:
         log.info("the manifest is not pinned: %s", error)
+    return files
 
 
 def _result(stored: StoredManifest, files: ModelFiles, source: Source) -> dict[str, Any]:
@@ -144,9 +178,13 @@ def _result(stored: StoredManifest, files: ModelFiles, source: Source) -> dict[s
         "name": (source.name if stored.is_pin else stored.name).full,
         "size": stored.manifest.size,
         "files": roles,
-        "details": dict(files.details),
+        "details": {name: _bounded(value) for name, value in files.details.items()},
     }
     # A Job reports through its termination message, which has a hard limit; licenses come last and go first.
-    while len(json.dumps(result)) > MAX_RESULT_BYTES and len(roles) > 1:
+    while len(encoded({"event": "result", "result": result}).encode()) > MAX_VERDICT_BYTES and len(roles) > 1:
         roles.pop()
     return result
+
+
+def _bounded(value: Any) -> Any:
+    return value[:_MAX_DETAIL_CHARACTERS] if isinstance(value, str) else value

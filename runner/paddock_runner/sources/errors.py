@@ -24,7 +24,13 @@ class InsecureSourceError(StoreError):
 
 
 class UnauthorizedError(StoreError):
+    """The host refuses, or the Secret with its credentials is not usable; `retryable` if the latter may be cured."""
+
     reason = "Unauthorized"
+
+    def __init__(self, message: str, retryable: bool = False) -> None:
+        super().__init__(message)
+        self.retryable = retryable
 
 
 class NetworkError(StoreError):

@@ -31,6 +31,7 @@ from paddock_runner.store.store import Store
 from paddock_runner.store.writer import CHUNK_BYTES, BlobWriter
 
 MAX_REDIRECTS = 5
+_TRIES = 2
 _HEX = re.compile(r"(?:sha256:)?([0-9a-f]{64})")
 _CONTENT_RANGE = re.compile(r"bytes (\d{1,19})-(\d{1,19})/(\d{1,19})")
 _REDIRECTS = (301, 302, 303, 307, 308)
@@ -87,12 +88,22 @@ class HttpSource:
         if (held := self._held(store)) is not None:
             return held
         with store.digest_lock(self.sha256):
-            if not store.has_verified(self.sha256):
-                asyncio.run(Download(self, store, progress).run())
-            with store.writing():
+            for _ in range(_TRIES):
+                if not store.has_verified(self.sha256):
+                    asyncio.run(Download(self, store, progress).run())
+                if (stored := self._named(store)) is not None:
+                    return stored
+        raise NotFoundError(f"the blob {self.sha256} disappeared while it was given its name")
+
+    def _named(self, store: Store) -> StoredManifest | None:
+        """Write the manifest; None if a collector removed the bytes, which nobody referenced, a moment ago."""
+        with store.writing():
+            try:
                 size = store.verify_blob(self.sha256)
-                header = read_gguf(store.blob_path(self.sha256))
-                return write_model(store, self.name, layer("model", self.sha256, size), header)
+            except NotFoundError:
+                return None
+            header = read_gguf(store.blob_path(self.sha256))
+            return write_model(store, self.name, layer("model", self.sha256, size), header)
 
     def _held(self, store: Store) -> StoredManifest | None:
         """The manifest of an earlier fetch, so that a read-only cache serves too."""

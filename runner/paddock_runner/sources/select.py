@@ -6,15 +6,17 @@ Called by `commands.pull`.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from pathlib import Path
 
 from paddock_runner.sources.base import Source
 from paddock_runner.sources.errors import SourceUnsupportedError
 from paddock_runner.sources.http import HttpSource
 from paddock_runner.sources.ollama import OllamaSource
 
-_SOURCES: dict[str, Callable[[Mapping[str, object]], Source]] = {
+_SOURCES: dict[str, Callable[[Mapping[str, object], Path | None], Source]] = {
     "ollama": OllamaSource.parse,
-    "http": HttpSource.parse,
+    # A URL has no secretRef: credentials never go to a host that the Secret was not made for.
+    "http": lambda spec, credentials: HttpSource.parse(spec),
 }
 
 _UNSUPPORTED = {
@@ -25,8 +27,11 @@ _UNSUPPORTED = {
 }
 
 
-def source_for(spec: object) -> Source:
-    """The source of a `Model.spec.source` object. Raises SourceUnsupportedError that says what to do instead."""
+def source_for(spec: object, credentials: Path | None = None) -> Source:
+    """The source of a `Model.spec.source` object; `credentials` is the folder of a mounted Secret.
+
+    Raises SourceUnsupportedError that says what to do instead.
+    """
     # `resolve` is a token for the planner: it says when to ask again, not whom.
     members = {key: value for key, value in spec.items() if key != "resolve"} if isinstance(spec, dict) else {}
     if len(members) != 1:
@@ -38,4 +43,4 @@ def source_for(spec: object) -> Source:
         raise SourceUnsupportedError(f"source.{kind}: {_UNSUPPORTED.get(kind, 'there is no such source')}")
     if not isinstance(value, dict):
         raise SourceUnsupportedError(f"source.{kind} must be an object")
-    return _SOURCES[kind](value)
+    return _SOURCES[kind](value, credentials)

@@ -163,6 +163,13 @@ class Blobs:
             return False
         return True
 
+    def remove_stray_markers(self) -> None:
+        """Delete the markers of blobs that are not there; looks at 10 000 at most."""
+        for name in _names(self._verified):
+            if not (self.folder / f"sha256-{name}").exists():
+                with os_errors("deleting", self._verified / name):
+                    (self._verified / name).unlink(missing_ok=True)
+
     def sweep(self, partial_seconds: float = PARTIAL_SECONDS, now: float | None = None) -> int:
         """Remove leftovers of dead writers: old, and locked by nobody. Returns how many; looks at 10 000 at most."""
         removed = 0

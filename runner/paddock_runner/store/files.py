@@ -14,6 +14,7 @@ from pathlib import Path
 
 from paddock_runner.store.errors import CacheUnusableError, NoSpaceError, NotFoundError, from_os_error
 
+GROUP_READS = 0o750
 CREATE = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
 # Non-blocking, so that a FIFO in the place of a file cannot hang the reader.
 READ = os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK
@@ -38,12 +39,16 @@ def sync_folder(folder: Path) -> None:
 
 
 def make_folder(folder: Path) -> None:
-    """Create `folder` and its parents, durably; nothing happens if it exists."""
+    """Create `folder` and its parents, durably and readable by their group; nothing happens if it exists."""
     with os_errors("creating", folder):
         if folder.is_dir():
             return
         make_folder(folder.parent)
         folder.mkdir(exist_ok=True)
+        # Runners are another user of the same group, whatever the umask here; setgid is inherited and stays.
+        mode = stat.S_IMODE(folder.stat().st_mode)
+        if mode & GROUP_READS != GROUP_READS:
+            folder.chmod(mode | GROUP_READS)
         sync_folder(folder.parent)
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from paddock_runner.core.digest import Digest
-from paddock_runner.core.manifest import InvalidManifestError, Layer, parse_config, strict_json
+from paddock_runner.core.manifest import InvalidManifestError, Layer, Manifest, parse_config, strict_json
 from paddock_runner.store.errors import CacheUnusableError, InvalidGGUFError, StoreError
 from paddock_runner.store.files import read_bounded
 from paddock_runner.store.gguf import GGUFHeader, capabilities, details, read_gguf
@@ -97,15 +97,18 @@ def load_model(
 
 def verify_blobs(store: Store, stored: StoredManifest, progress: LayerProgress | None = None) -> None:
     """Verify every blob that the manifest uses, and its declared size. Raises NotFoundError, DigestMismatchError."""
-    for layer in stored.manifest.blobs:
-        if layer is not stored.manifest.config and layer.kind not in ROLES:
-            continue
+    for layer in used_blobs(stored.manifest):
         tell = None if progress is None else _bound(progress, layer.digest)
         size = store.verify_blob(layer.digest, tell)
         if size != layer.size:
             raise CacheUnusableError(
                 f"the manifest says that {layer.digest} has {layer.size} bytes, but it has {size}; pull it again"
             )
+
+
+def used_blobs(manifest: Manifest) -> tuple[Layer, ...]:
+    """The blobs that this program uses: layers of known kinds and the configuration."""
+    return tuple(layer for layer in manifest.blobs if layer is manifest.config or layer.kind in ROLES)
 
 
 def _bound(progress: LayerProgress, digest: Digest) -> Callable[[int, int], None]:

@@ -7,12 +7,13 @@ from __future__ import annotations
 
 import contextlib
 import os
+from collections.abc import Iterable
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import BinaryIO
 
 from paddock_runner.core.digest import Digest
-from paddock_runner.core.manifest import Manifest
+from paddock_runner.core.manifest import Layer, Manifest
 from paddock_runner.core.names import ModelName
 from paddock_runner.store.blobs import PARTIAL_SECONDS, Blob, Blobs, Progress
 from paddock_runner.store.errors import (
@@ -29,6 +30,7 @@ from paddock_runner.store.writer import BlobWriter, Check
 
 WRITE_LOCK_SECONDS = 600.0
 DELETE_LOCK_SECONDS = 60.0
+COLLECT_LOCK_SECONDS = 300.0
 DIGEST_LOCK_SECONDS = 24 * 3600.0
 
 
@@ -56,6 +58,11 @@ class Store:
         """Hold while writing blobs and then their manifest: no delete removes these blobs in between."""
         self._require_writable()
         return file_lock(self._own / "locks" / "store.lock", shared=True, timeout=WRITE_LOCK_SECONDS)
+
+    def collecting(self) -> AbstractContextManager[None]:
+        """Hold while unreferenced blobs are looked for and removed: nobody is `writing` meanwhile."""
+        self._require_writable()
+        return file_lock(self._own / "locks" / "store.lock", timeout=COLLECT_LOCK_SECONDS)
 
     def digest_lock(self, digest: Digest, timeout: float = DIGEST_LOCK_SECONDS) -> AbstractContextManager[None]:
         """One process at a time fetches `digest`; a dead owner's lock is free. Raises LockTimeoutError."""
@@ -133,6 +140,11 @@ class Store:
                 return found
         raise NotFoundError(f"no manifest with the digest {digest} is in the model folder")
 
+    def require_blobs(self, layers: Iterable[Layer]) -> None:
+        """Raise NotFoundError unless each of these blobs is there. Reads no bytes."""
+        for layer in layers:
+            self._blobs.status(layer.digest)
+
     def pin(self, digest: Digest, data: bytes) -> None:
         """Give the manifest `data` a root of its own, so that no later delete removes its blobs.
 
@@ -153,6 +165,21 @@ class Store:
         self._require_writable()
         with contextlib.suppress(NotFoundError):
             self._manifests.remove(pin_name(digest))
+
+    def remove_root(self, name: ModelName) -> None:
+        """Remove a name and nothing else; called while `collecting`. Raises NotFoundError."""
+        self._require_writable()
+        self._manifests.remove(name)
+
+    def remove_blob(self, digest: Digest) -> bool:
+        """Remove a blob that nothing references, with its marker; called while `collecting`. False if it was gone."""
+        self._require_writable()
+        return self._blobs.remove(digest)
+
+    def remove_stray_markers(self) -> None:
+        """Remove the markers of blobs that are gone."""
+        self._require_writable()
+        self._blobs.remove_stray_markers()
 
     def list(self) -> tuple[StoredManifest, ...]:
         """All models, newest first. Pins are hidden; a corrupt manifest is logged and skipped."""

@@ -1,0 +1,264 @@
+"""`paddock-runner pull` as a Job runs it: request and credentials from the pod, verdict, signals, neighbours."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import stat
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tests.support.file_server import FileServer, serving_file
+from tests.support.gguf_maker import make_gguf
+from tests.support.waiting import until_sync
+
+from paddock_runner.commands import events
+from paddock_runner.commands.pull import PROGRESS_SECONDS, Progress
+from paddock_runner.core.digest import Digest
+from paddock_runner.store.store import Store
+
+TINY = {"source": {"ollama": {"name": "tiny:1b"}}, "digest": None}
+
+
+class Pull:
+    """One process. `verdict` is its termination message."""
+
+    def __init__(self, models: Path, request: object, *arguments: str | Path, **environment: str) -> None:
+        self.message = models.parent / f"termination-{os.urandom(4).hex()}"
+        self.message.touch()
+        command = [sys.executable, "-m", "paddock_runner", "pull", "--models", models, "--request", "env:PULL_REQUEST"]
+        self.process = subprocess.Popen(
+            [*command, "--termination-message", self.message, *arguments],
+            env={**os.environ, "PULL_REQUEST": json.dumps(request), **environment},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+
+    def end(self) -> tuple[int, list[dict[str, Any]], str]:
+        """Exit code, events, log."""
+        out, errors = self.process.communicate(timeout=60)
+        return self.process.returncode, [json.loads(line) for line in out.splitlines()], errors
+
+    @property
+    def verdict(self) -> dict[str, Any]:
+        found: dict[str, Any] = json.loads(self.message.read_text())
+        return found
+
+
+@contextmanager
+def pulling(models: Path, request: object, *arguments: str | Path, **environment: str) -> Iterator[Pull]:
+    pull = Pull(models, request, *arguments, **environment)
+    try:
+        yield pull
+    finally:
+        pull.process.kill()
+        pull.process.communicate()
+
+
+@pytest.fixture
+def models(tmp_path: Path) -> Path:
+    return tmp_path / "models"
+
+
+@pytest.fixture
+def seeded(models: Path, gguf_file: Path, tmp_path: Path) -> Path:
+    shutil.copy(gguf_file, tmp_path / "tiny.gguf")
+    (tmp_path / "Modelfile").write_text("FROM ./tiny.gguf\nSYSTEM Be kind.\n")
+    command = [sys.executable, "-m", "paddock_runner", "store", "--models", models, "create", "tiny:1b"]
+    subprocess.run([*command, "-f", tmp_path / "Modelfile"], check=True, capture_output=True, timeout=60)
+    return models
+
+
+@pytest.fixture(scope="module")
+def big(tmp_path_factory: pytest.TempPathFactory) -> bytes:
+    path = make_gguf(tmp_path_factory.mktemp("big") / "big.gguf", layers=4, embedding=256)
+    data = path.read_bytes()
+    assert len(data) > 3 << 20
+    return data
+
+
+@pytest.fixture
+def server(big: bytes) -> Iterator[FileServer]:
+    with serving_file(big) as state:
+        yield state
+
+
+def http(server: FileServer) -> dict[str, Any]:
+    return {"source": {"http": {"url": server.url, "sha256": Digest.of(server.data).hex}}, "digest": None}
+
+
+def test_the_verdict_of_a_result_is_the_last_line(seeded: Path) -> None:
+    with pulling(seeded, TINY) as pull:
+        code, lines, errors = pull.end()
+    assert (code, lines[-1]["event"]) == (0, "result"), errors
+    assert pull.verdict == lines[-1]
+    assert len(pull.message.read_bytes()) <= 4096
+
+
+def test_a_final_error_is_a_verdict_and_exits_0(models: Path) -> None:
+    with pulling(models, {"source": {"ollama": {"name": "nope"}}, "digest": None}) as pull:
+        code, lines, _ = pull.end()
+    assert (code, len(lines)) == (0, 1)
+    assert (pull.verdict["event"], pull.verdict["reason"], pull.verdict["retryable"]) == ("error", "NotFound", False)
+    assert pull.verdict == lines[0]
+
+
+def test_an_error_that_may_pass_exits_75(models: Path) -> None:
+    with serving_file(b"") as gone:
+        host, request = gone.host, http(gone)
+    with pulling(models, request, PADDOCK_ALLOW_INSECURE_HOSTS=host) as pull:
+        code, lines, _ = pull.end()
+    assert (code, pull.verdict["reason"], pull.verdict["retryable"]) == (75, "NetworkError", True)
+    assert pull.verdict == lines[-1]
+
+
+@pytest.mark.parametrize("letter", ["x", "ü", '"', "\n", "😀"])
+def test_a_long_message_is_cut_and_stays_json(tmp_path: Path, capsys: pytest.CaptureFixture[str], letter: str) -> None:
+    event = {"event": "error", "reason": "NotFound", "message": letter * 5000, "retryable": False}
+    events.conclude(event, tmp_path / "message")
+    written = (tmp_path / "message").read_bytes()
+    found = json.loads(written)
+    assert 2000 < len(written) <= 4096
+    assert found["message"].startswith(letter * 400)
+    assert found["message"].endswith("…")
+    assert {**found, "message": ""} == {**event, "message": ""}
+    assert capsys.readouterr().out == written.decode() + "\n"
+
+
+def test_a_message_that_cannot_be_written_is_logged(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    events.conclude({"event": "x"}, tmp_path / "no" / "such")
+    assert "cannot be written" in caplog.text
+
+
+def test_the_request_must_be_in_the_environment(models: Path) -> None:
+    command = [sys.executable, "-m", "paddock_runner", "pull", "--models", models, "--request", "env:NOT_SET"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=30, check=False)
+    event = json.loads(done.stdout)
+    assert (done.returncode, event["reason"]) == (1, "SourceUnsupported")
+    assert "NOT_SET is not set" in event["message"]
+
+
+def test_progress_comes_at_most_once_per_second(capsys: pytest.CaptureFixture[str]) -> None:
+    clock, digest = [100.0], Digest.of(b"x")
+    progress = Progress(lambda: clock[0])
+    for step in range(101):
+        clock[0] = 100.0 + step / 20
+        progress(digest, step, 100)
+    told = [json.loads(line)["completed"] for line in capsys.readouterr().out.splitlines()]
+    assert PROGRESS_SECONDS == 1.0
+    assert told == [0, 20, 40, 60, 80, 100]
+
+
+def test_sigterm_ends_a_pull_at_once_and_the_next_goes_on(models: Path, server: FileServer) -> None:
+    server.pause_at = 2 << 20
+    with pulling(models, http(server), PADDOCK_ALLOW_INSECURE_HOSTS=server.host) as pull:
+        assert server.paused.wait(30)
+        partial = models / "blobs" / f"partial-{Digest.of(server.data).hex}"
+        until_sync(lambda: partial.stat().st_size >= 1 << 20)
+        pull.process.send_signal(signal.SIGTERM)
+        assert pull.process.wait(5) == 75
+        assert (pull.verdict["reason"], pull.verdict["retryable"]) == ("Interrupted", True)
+    held = partial.stat().st_size
+    server.go.set()
+    with pulling(models, http(server), PADDOCK_ALLOW_INSECURE_HOSTS=server.host) as pull:
+        code, lines, errors = pull.end()
+    assert (code, lines[-1]["event"]) == (0, "result"), errors
+    assert server.ranges == [None, f"bytes={held}-"]
+    assert not partial.exists()
+
+
+def test_two_pullers_on_one_cache_fetch_once(models: Path, server: FileServer) -> None:
+    server.pause_at = 1 << 20
+    allowed = {"PADDOCK_ALLOW_INSECURE_HOSTS": server.host}
+    lock = models / ".paddock" / "locks" / f"{Digest.of(server.data).hex}.lock"
+    with pulling(models, http(server), **allowed) as first, pulling(models, http(server), **allowed) as second:
+        assert server.paused.wait(30)
+        # Both hold the lock's file open: one has the lock, the other waits for it.
+        until_sync(lambda: sum(_has_open(pull.process.pid, lock) for pull in (first, second)) == 2, 30)
+        server.go.set()
+        ends = [first.end(), second.end()]
+    assert [(code, lines[-1]["event"]) for code, lines, _ in ends] == [(0, "result")] * 2
+    assert server.ranges == [None]
+    assert first.verdict == second.verdict
+
+
+def _has_open(pid: int, path: Path) -> bool:
+    try:
+        return any(os.readlink(link) == str(path) for link in Path(f"/proc/{pid}/fd").iterdir())
+    except OSError:
+        return False
+
+
+@pytest.mark.parametrize("damage", ["changed", "short", "gone"])
+def test_a_source_that_can_fetch_repairs_the_cache(models: Path, server: FileServer, damage: str) -> None:
+    allowed = {"PADDOCK_ALLOW_INSECURE_HOSTS": server.host}
+    with pulling(models, http(server), **allowed) as pull:
+        digest = pull.end()[1][-1]["result"]["digest"]
+    blob = Store(models).blob_path(Digest.of(server.data))
+    whole = blob.read_bytes()
+    blob.unlink()
+    if damage != "gone":
+        blob.write_bytes(whole[:1000] if damage == "short" else whole[:-1] + bytes([whole[-1] ^ 1]))
+    with pulling(models, {**http(server), "digest": digest}, **allowed) as pull:
+        code, lines, errors = pull.end()
+    assert (code, lines[-1]["event"]) == (0, "result"), errors
+    assert blob.read_bytes() == whole
+    assert server.ranges == [None, None]
+
+
+def test_another_user_of_the_group_can_read_what_a_puller_wrote(tmp_path: Path, server: FileServer) -> None:
+    models = tmp_path / "models"
+    models.mkdir()
+    models.chmod(0o2775)
+    old = os.umask(0o077)
+    try:
+        with pulling(models, http(server), PADDOCK_ALLOW_INSECURE_HOSTS=server.host) as pull:
+            assert pull.end()[0] == 0
+    finally:
+        os.umask(old)
+    modes = {path: path.stat().st_mode for path in models.rglob("*") if "locks" not in path.parts}
+    assert len(modes) > 10
+    for path, mode in modes.items():
+        needed = 0o2050 if stat.S_ISDIR(mode) else 0o040
+        assert mode & needed == needed, f"{path}: {oct(mode)}"
+    assert stat.S_IMODE(models.stat().st_mode) == 0o2775, "a folder that was there keeps its mode"
+
+
+@pytest.fixture
+def secret(tmp_path: Path) -> Path:
+    folder = tmp_path / "secret"
+    folder.mkdir()
+    return folder
+
+
+def test_a_bad_secret_is_told_once_the_registry_is_needed(models: Path, secret: Path) -> None:
+    (secret / "username").write_text("me-myself")
+    nope = {"source": {"ollama": {"name": "nope"}}, "digest": None}
+    with pulling(models, nope, "--credentials", secret) as pull:
+        code, _, errors = pull.end()
+    assert (code, pull.verdict["reason"], pull.verdict["retryable"]) == (75, "Unauthorized", True)
+    assert "username and password" in pull.verdict["message"]
+    assert "me-myself" not in pull.message.read_text() + errors
+
+
+def test_what_the_cache_holds_needs_no_secret(seeded: Path, secret: Path) -> None:
+    with pulling(seeded, TINY, "--credentials", secret) as pull:
+        assert pull.end()[0] == 0
+
+
+def test_credentials_never_go_to_a_url(models: Path, secret: Path, server: FileServer) -> None:
+    (secret / "token").write_text("hush")
+    allowed = {"PADDOCK_ALLOW_INSECURE_HOSTS": server.host}
+    with pulling(models, http(server), "--credentials", secret, **allowed) as pull:
+        code, lines, errors = pull.end()
+    assert code == 0
+    assert all("Authorization" not in head for head in server.heads)
+    assert "hush" not in json.dumps(lines) + errors
