@@ -30,8 +30,9 @@ def installed(apiserver: ApiServer) -> Iterator[ApiServer]:
 
 
 def can(server: ApiServer, verb: str, resource: str, namespace: str) -> bool:
-    resource, _, part = resource.partition("/")
-    more = [f"--subresource={part}"] if part else []
+    more: list[str] = []
+    if resource.endswith("/status"):
+        resource, more = resource.removesuffix("/status"), ["--subresource=status"]
     done = server.kubectl("auth", "can-i", verb, resource, *more, "-n", namespace, f"--as={OPERATOR}", check=False)
     return done.stdout.strip() == "yes"
 
@@ -46,8 +47,10 @@ def can(server: ApiServer, verb: str, resource: str, namespace: str) -> bool:
         ("get", "secrets", SYSTEM, False),
         ("create", "pods", "chat", False),
         ("delete", "persistentvolumeclaims", "chat", False),
-        ("update", "leases.coordination.k8s.io", SYSTEM, True),
-        ("update", "leases.coordination.k8s.io", "chat", False),
+        ("create", "leases.coordination.k8s.io", SYSTEM, True),
+        ("patch", "leases.coordination.k8s.io/paddock-operator", SYSTEM, True),
+        ("patch", "leases.coordination.k8s.io/another", SYSTEM, False),
+        ("create", "leases.coordination.k8s.io", "chat", False),
     ],
 )
 def test_what_the_operator_may(installed: ApiServer, verb: str, resource: str, namespace: str, may: bool) -> None:

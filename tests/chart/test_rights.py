@@ -8,6 +8,8 @@ import pytest
 from tests.support.chart_values import INSTALLATIONS
 from tests.support.helm import ROOT, Object, render
 
+from paddock_operator.lease import NAME as LEASE_NAME
+
 GROUPS = {
     "models": "paddock.dev",
     "endpoints": "paddock.dev",
@@ -128,5 +130,7 @@ def test_roles_for_people_are_aggregated() -> None:
 
 def test_the_lease_is_all_that_the_operator_writes_at_home() -> None:
     found = role(render(), "paddock-operator-lease", "Role")
-    assert rights(found) == {("coordination.k8s.io", "leases"): frozenset({"get", "create", "update", "patch"})}
     assert found["metadata"]["namespace"] == "paddock-system"
+    lease: Object = {"apiGroups": ["coordination.k8s.io"], "resources": ["leases"]}
+    named = {"resourceNames": [LEASE_NAME], "verbs": ["get", "patch"]}
+    assert found["rules"] == [{**lease, "verbs": ["create"]}, {**lease, **named}]

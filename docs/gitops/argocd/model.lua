@@ -1,0 +1,27 @@
+-- Health of a Model for Argo CD: what kstatus says, plus Suspended for a Model that is switched off on purpose.
+local health = {status = "Progressing", message = "the operator has not looked at this generation yet"}
+if obj.metadata.deletionTimestamp ~= nil then
+  health.message = "it is being deleted"
+  return health
+end
+if obj.status == nil or obj.status.observedGeneration ~= obj.metadata.generation then
+  return health
+end
+local found = {}
+for _, condition in ipairs(obj.status.conditions or {}) do
+  found[condition.type] = condition
+end
+local function is(name, value)
+  return found[name] ~= nil and found[name].status == value
+end
+local ready = found["Ready"] or {}
+health.message = (ready.reason or "Unknown") .. ": " .. (ready.message or "there is no condition Ready")
+if is("Stalled", "True") then
+  health.status = "Degraded"
+  health.message = found["Stalled"].reason .. ": " .. found["Stalled"].message
+elseif is("Ready", "False") and ready.reason == "Suspended" then
+  health.status = "Suspended"
+elseif is("Ready", "True") and not is("Reconciling", "True") then
+  health.status = "Healthy"
+end
+return health
