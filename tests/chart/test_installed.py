@@ -7,26 +7,37 @@ from collections.abc import Iterator
 
 import pytest
 from tests.support.apiserver import ApiServer
-from tests.support.helm import SYSTEM, render
+from tests.support.helm import CHART, SYSTEM, helm, render
 
 OPERATOR = f"system:serviceaccount:{SYSTEM}:paddock-operator"
 
 
+VALUES = {"endpointNamespaces": ["chat"], "crds": {"enabled": False}}
+ROLES = ("paddock-edit", "paddock-gateway", "paddock-operator", "paddock-secrets", "paddock-view")
+
+
 @pytest.fixture(scope="module")
 def installed(apiserver: ApiServer) -> Iterator[ApiServer]:
-    """The default installation, with Secrets allowed in namespace `chat`, in restricted namespaces."""
+    """The default installation by Helm, with Secrets allowed in namespace `chat`, in restricted namespaces."""
     label = {"pod-security.kubernetes.io/enforce": "restricted"}
-    spaces = [
-        {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name, "labels": label}}
-        for name in (SYSTEM, "chat")
-    ]
-    objects = render({"endpointNamespaces": ["chat"], "crds": {"enabled": False}})
-    text = json.dumps({"apiVersion": "v1", "kind": "List", "items": [*spaces, *objects]})
-    apply = ["apply", "--server-side", "--validate=strict", "-f", "-"]
-    said = apiserver.kubectl(*apply, input=text)
-    assert "would violate" not in said.stderr
+    for name in (SYSTEM, "chat"):
+        space = {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name, "labels": label}}
+        apiserver.kubectl("apply", "-f", "-", input=json.dumps(space))
+    arguments = ["paddock", str(CHART), "-n", SYSTEM, "-f", "-"]
+    said = helm("install", *arguments, stdin=json.dumps(VALUES), kubeconfig=apiserver.kubeconfig)
+    assert "paddock key create laptop --namespace models" in said
     yield apiserver
-    apiserver.kubectl("delete", "-f", "-", "--ignore-not-found", "--wait=false", input=text)
+    if "paddock" in helm("list", "-q", "-n", SYSTEM, kubeconfig=apiserver.kubeconfig):
+        helm("uninstall", "paddock", "-n", SYSTEM, kubeconfig=apiserver.kubeconfig)
+    apiserver.kubectl("delete", "clusterrole", "paddock-gateway", "--ignore-not-found")
+
+
+def test_every_object_passes_strict_validation(installed: ApiServer) -> None:
+    text = json.dumps({"apiVersion": "v1", "kind": "List", "items": render(VALUES)})
+    apply = ["apply", "--server-side", "--dry-run=server", "--validate=strict", "--force-conflicts", "-f", "-"]
+    done = installed.kubectl(*apply, input=text)
+    assert done.stdout.count("serverside-applied") == len(render(VALUES))
+    assert "would violate" not in done.stderr
 
 
 def can(server: ApiServer, verb: str, resource: str, namespace: str) -> bool:
@@ -92,3 +103,12 @@ def test_a_secret_bound_role_needs_the_binding(installed: ApiServer) -> None:
     apply = ["apply", "--server-side", "--dry-run=server", f"--as={OPERATOR}", "-f", "-"]
     done = installed.kubectl(*apply, input=manifest, check=False)
     assert "is attempting to grant RBAC permissions not currently held" in done.stderr
+
+
+def test_uninstall_leaves_what_running_pods_need(installed: ApiServer) -> None:
+    """The last test of this module: the gateway's role and the CRDs stay, everything else of the release goes."""
+    helm("uninstall", "paddock", "-n", SYSTEM, kubeconfig=installed.kubeconfig)
+    names = installed.kubectl("get", "clusterroles", *ROLES, "--ignore-not-found", "-o", "name").stdout.split()
+    assert names == ["clusterrole.rbac.authorization.k8s.io/paddock-gateway"]
+    installed.kubectl("get", "crd", "models.paddock.dev", "endpoints.paddock.dev")
+    assert installed.kubectl("get", "deployments", "-n", SYSTEM, "-o", "name").stdout == ""

@@ -25,12 +25,12 @@ class HelmError(Exception):
     """Helm refused; the message is what it said."""
 
 
-def helm(*arguments: str, stdin: str | None = None) -> str:
+def helm(*arguments: str, stdin: str | None = None, kubeconfig: str | Path = os.devnull) -> str:
     """Run helm without any configuration of this machine's user; its output. Raises HelmError."""
     binary = build.bin_dir() / "helm"
     if not binary.exists():
         binary = build.ensure("cluster") / "helm"
-    env = {"PATH": os.environ["PATH"], "HOME": os.environ.get("HOME", "/"), "KUBECONFIG": os.devnull}
+    env = {"PATH": os.environ["PATH"], "HOME": os.environ.get("HOME", "/"), "KUBECONFIG": str(kubeconfig)}
     done = subprocess.run([str(binary), *arguments], input=stdin, text=True, capture_output=True, env=env, check=False)
     if done.returncode:
         raise HelmError(done.stderr + done.stdout)
