@@ -47,6 +47,9 @@ POD_REASONS = frozenset(
 )
 """What can keep a pod of a cluster from running; none of it needs an edit of the object to go away."""
 MODEL_PROGRESS = frozenset({"Resolving", "Pulling", "Verifying", "Starting", "Loading", "Configuring"})
+GATEWAY_SPEC = frozenset({"Unsupported", "InvalidSpec"})
+"""Faults of an Endpoint that only an edit of its spec cures."""
+GATEWAY_FAULTS = GATEWAY_SPEC | {"Forbidden", "TooLarge", "CrashLooping"} | POD_REASONS
 REASONS: Mapping[str, frozenset[str]] = {
     "Ready": frozenset(
         {
@@ -60,10 +63,12 @@ REASONS: Mapping[str, frozenset[str]] = {
             "GatewayReady",
             "ScaledToZero",
             "NotListening",
+            "Degraded",
         }
         | MODEL_PROGRESS
         | PULL_REASONS
         | POD_REASONS
+        | GATEWAY_FAULTS
     ),
     "Available": frozenset(
         {"RunnerReady", "NoRunner", "RunnerNotReady", "NotRunning", "Crashed", "CrashLooping"} | POD_REASONS
@@ -71,8 +76,10 @@ REASONS: Mapping[str, frozenset[str]] = {
     "Resolved": frozenset({"DigestInSpec", "Pinned", "Resolving", "Suspended"} | PULL_REASONS | POD_REASONS),
     "Cached": frozenset({"Verified", "Pulling", "Verifying", "Resolving", "Suspended"} | PULL_REASONS | POD_REASONS),
     "Fits": frozenset({"Fits", "ExceedsMemory", "Unknown"}),
-    "Reconciling": frozenset({"Crashed", "NotListening"} | MODEL_PROGRESS | PULL_REASONS | POD_REASONS),
-    "Stalled": frozenset({"CrashLooping", "RolledBack"} | PULL_REASONS),
+    "Reconciling": frozenset(
+        {"Crashed", "NotListening"} | MODEL_PROGRESS | PULL_REASONS | POD_REASONS | GATEWAY_FAULTS
+    ),
+    "Stalled": frozenset({"CrashLooping", "RolledBack"} | PULL_REASONS | GATEWAY_SPEC),
     "ModelsReady": frozenset({"AllReady", "ModelNotFound", "ModelNotReady", "NoModels"}),
     "NameConflict": frozenset({"NameConflict"}),
 }

@@ -56,7 +56,7 @@ class RunnerObserved:
 
     On a cluster this is about the pods of the wanted revision: `reason` is a reason of the conditions if they have
     trouble (`message` words it) and `counts` are all runner pods and the ready ones, of whatever revision.
-    `bytes_missing`: the runner looked for its digest in the cache and did not find it.
+    `bytes_missing`: the runner did not find its digest in the cache, or found it damaged.
     """
 
     state: RunnerState = "none"
@@ -73,13 +73,20 @@ class RunnerObserved:
 
 @dataclass(frozen=True, slots=True)
 class GatewayObserved:
-    """`config_hash` is what `/readyz` said last; `address` is `http://host:port`."""
+    """`config_hash` is what `/readyz` said last; `address` is `http://host:port`.
+
+    `reason` (of the closed list of Ready) is for a platform that knows better than `state` why the gateway is not
+    ready, or only partly; empty: `state` says it all. `replicas` and `ready_replicas` None: follow from `state`.
+    """
 
     state: GatewayState = "none"
     config_hash: str = ""
     address: str = ""
     restarts: int = 0
     message: str = ""
+    reason: str = ""
+    replicas: int | None = None
+    ready_replicas: int | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,7 +1,8 @@
 """What should happen to an Endpoint: the gateway configuration and the status.
 
-Called by executors for each ring of an Endpoint's key. Ready speaks of the gateway only (it serves exactly the planned
-configuration); ModelsReady speaks of the Models. A Model that does not exist is a condition, never an error.
+Called by the local executor for each ring of an Endpoint's key, and by the plan of a cluster. Ready speaks of the
+gateway only (it serves exactly the planned configuration); ModelsReady speaks of the Models. A Model that does not
+exist is a condition, never an error.
 """
 
 from __future__ import annotations
@@ -10,7 +11,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from paddock_operator.core.clock import duration_seconds, unix_seconds
-from paddock_operator.core.conditions import Condition, Truth, changes, condition, find, merge
+from paddock_operator.core.cluster.endpoint_fields import ignored_on_cluster, served_apis
+from paddock_operator.core.cluster.labels import GATEWAY, RUNNER_PORT, pod_selector
+from paddock_operator.core.conditions import GATEWAY_SPEC, Condition, Truth, changes, condition, find, merge
 from paddock_operator.core.endpoint_routes import Conflict, Route, routes
 from paddock_operator.core.endpoint_spec import EndpointSpec, Limits
 from paddock_operator.core.identity import config_hash, selector
@@ -22,6 +25,7 @@ from paddock_operator.core.wire import to_wire
 
 DRAIN_SECONDS = 30
 DEFAULT_APIS = ("ollama", "openai")
+DEFAULT_REPLICAS = {"local": 1, "cluster": 2}
 SHOWN_NAMES = 10
 EPOCH = "1970-01-01T00:00:00Z"
 
@@ -33,29 +37,43 @@ def plan_endpoint(o: EndpointObserved) -> EndpointPlan:
     found, conflicts = routes(o.endpoint.spec, o.models)
     keys = usable_keys(o)
     config = None if o.endpoint.spec.replicas == 0 else _config(o, found, keys)
+    gateway = o.gateway
     conditions = merge(o.status, _conditions(o, config, found, conflicts), o.now)
-    running = o.gateway.state not in ("none", "stopped")
+    running = int(gateway.state not in ("none", "stopped"))
+    ready = int(gateway.state == "ready")
     status = {
         "observedGeneration": o.endpoint.generation,
         "conditions": conditions,
         "url": o.listen_url,
         "models": [_model_status(route) for route in found],
-        "replicas": int(running),
-        "readyReplicas": int(o.gateway.state == "ready"),
-        "selector": selector(o.endpoint.ref),
+        "replicas": running if gateway.replicas is None else gateway.replicas,
+        "readyReplicas": ready if gateway.ready_replicas is None else gateway.ready_replicas,
+        "selector": _selector(o),
         "effective": _effective(o, keys),
     }
     kept = {name: value for name, value in status.items() if value not in ("", [], None)}
     return EndpointPlan(config, kept, changes(o.status, conditions))
 
 
+def gateway_config(o: EndpointObserved) -> dict[str, Any]:
+    """The gateway configuration, also of an Endpoint that runs no gateway now (on a cluster its Secret stays)."""
+    return _config(o, routes(o.endpoint.spec, o.models)[0], usable_keys(o))
+
+
+def wanted_replicas(o: EndpointObserved) -> int:
+    """How many gateways should run."""
+    default = DEFAULT_REPLICAS[o.platform]
+    return default if o.endpoint.spec.replicas is None else o.endpoint.spec.replicas
+
+
 def usable_keys(o: EndpointObserved) -> tuple[KeyRecord, ...]:
     """The keys that open this Endpoint, sorted; of two with one hash the first by name counts.
 
     `spec.auth.apiKeys.names` limits the keys of the Endpoint's namespace; a key of elsewhere is one of the executor.
+    An `auth` without `apiKeys` admits no key.
     """
     auth = o.endpoint.spec.auth
-    if auth and auth.none is not None:
+    if auth and (auth.none is not None or auth.api_keys is None):
         return ()
     names = auth.api_keys.names if auth and auth.api_keys else ()
     unique: dict[str, KeyRecord] = {}
@@ -73,20 +91,27 @@ def _config(o: EndpointObserved, found: Iterable[Route], keys: Iterable[KeyRecor
         "name": o.endpoint.ref.name,
         "auth": _auth(o.endpoint.spec),
         "keys": [_key(key) for key in keys],
-        "models": [_route(route.model, route.names) for route in found if route.model and route.names],
+        "models": [_route(o, route.model, route.names) for route in found if route.model and route.names],
         "backendCredential": o.backend_credential,
         "limits": _limits(o.endpoint.spec.limits or Limits()),
-        "apis": _apis(o.endpoint.spec),
+        "apis": _apis(o),
         "drainSeconds": DRAIN_SECONDS,
     }
+
+
+def _selector(o: EndpointObserved) -> str:
+    if o.platform == "local":
+        return selector(o.endpoint.ref)
+    return ",".join(f"{key}={value}" for key, value in pod_selector(o.endpoint.ref, GATEWAY).items())
 
 
 def _auth(spec: EndpointSpec) -> str:
     return "none" if spec.auth and spec.auth.none is not None else "apiKey"
 
 
-def _apis(spec: EndpointSpec) -> list[str]:
-    return sorted(spec.apis or DEFAULT_APIS)
+def _apis(o: EndpointObserved) -> list[str]:
+    wanted = o.endpoint.spec.apis or DEFAULT_APIS
+    return sorted(wanted if o.platform == "local" else served_apis(wanted))
 
 
 def _key(key: KeyRecord) -> dict[str, Any]:
@@ -102,12 +127,11 @@ def _key(key: KeyRecord) -> dict[str, Any]:
     return compiled
 
 
-def _route(model: ModelSnapshot, names: Sequence[str]) -> dict[str, Any]:
+def _route(o: EndpointObserved, model: ModelSnapshot, names: Sequence[str]) -> dict[str, Any]:
     return {
         "name": model.name,
         "names": list(names),
-        "backends": list(model.addresses),
-        "ready": model.available,
+        **_backends(o, model),
         "info": {
             "digest": model.digest.removeprefix("sha256:"),
             "size": model.size,
@@ -116,6 +140,17 @@ def _route(model: ModelSnapshot, names: Sequence[str]) -> dict[str, Any]:
             "capabilities": list(model.details.get("capabilities") or ()),
         },
     }
+
+
+def _backends(o: EndpointObserved, model: ModelSnapshot) -> dict[str, Any]:
+    """On a cluster nothing that changes when a pod does: the gateway itself follows the EndpointSlices."""
+    if o.platform == "local":
+        return {"backends": list(model.addresses), "ready": model.available}
+    pinned = {"ready": bool(model.digest)}
+    if not model.service:
+        return {"backends": [], **pinned}
+    name = f"http://{model.service}.{o.endpoint.ref.namespace}.svc:{RUNNER_PORT}"
+    return {"backends": [name], "service": model.service, **pinned}
 
 
 def _limits(limits: Limits) -> dict[str, Any]:
@@ -138,12 +173,15 @@ def _conditions(
         ("ModelsReady", _models_ready(found)),
         ("NameConflict", _name_conflict(conflicts)),
         ("Reconciling", _reconciling(o, ready)),
+        ("Stalled", ("True", ready[1], ready[2]) if ready[1] in GATEWAY_SPEC else None),
     ]
     return [condition(kind, *verdict, o.endpoint.generation) for kind, verdict in verdicts if verdict]
 
 
 def _ready(o: EndpointObserved, config: Mapping[str, Any] | None) -> Verdict:
     gateway = o.gateway
+    if gateway.reason:
+        return ("True" if gateway.state == "ready" else "False"), gateway.reason, gateway.message
     if config is None:
         return "False", "ScaledToZero", "spec.replicas is 0: no gateway runs; raise it"
     if gateway.state == "ready" and gateway.config_hash == config_hash(config):
@@ -161,7 +199,7 @@ def _reconciling(o: EndpointObserved, ready: Verdict) -> Verdict | None:
     """Present while a change of generation is under way, never for a restart or a change of keys or models."""
     changing = o.status.get("observedGeneration") != o.endpoint.generation
     still = find(o.status, "Reconciling").get("status") == "True"
-    if ready[0] == "True" or ready[1] == "ScaledToZero" or not (changing or still):
+    if ready[0] == "True" or ready[1] in GATEWAY_SPEC | {"ScaledToZero"} or not (changing or still):
         return None
     return "True", ready[1], ready[2]
 
@@ -201,13 +239,14 @@ def _model_status(route: Route) -> dict[str, Any]:
 
 def _effective(o: EndpointObserved, keys: Sequence[KeyRecord]) -> dict[str, Any]:
     spec = o.endpoint.spec
-    ignored = ignored_fields("Endpoint", to_wire(spec)) if o.platform == "local" else []
+    local = o.platform == "local"
+    ignored = ignored_fields("Endpoint", to_wire(spec)) if local else ignored_on_cluster(spec)
     effective = {
         "auth": _auth(spec),
         "keys": len(keys),
-        "apis": _apis(spec),
+        "apis": _apis(o),
         "limits": _limits(spec.limits or Limits()),
-        "replicas": 0 if spec.replicas == 0 else 1,
+        "replicas": min(wanted_replicas(o), 1) if local else wanted_replicas(o),
         "drainSeconds": DRAIN_SECONDS,
     }
     return effective | ({"ignored": ignored} if ignored else {})

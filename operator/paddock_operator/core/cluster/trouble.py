@@ -1,7 +1,7 @@
 """Why a pod does not run: a reason of the closed list, and a sentence that says what was seen and what helps.
 
-Called by `pull_job` and `model_runner`. Sentences are equal from pass to pass as long as nothing changes: retries,
-random names and the kubelet's alternating words are left out.
+Called by `pull_job`, `model_runner` and `endpoint_trouble`. Sentences are equal from pass to pass as long as nothing
+changes: retries, random names and the kubelet's alternating words are left out.
 """
 
 from __future__ import annotations
@@ -10,21 +10,38 @@ import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
-from paddock_operator.core.cluster.observed import ModelSeen, Object
+from paddock_operator.core.cluster.observed import Object
 from paddock_operator.core.cluster.pods import age, condition_of, container, created, ended, phase, uid, waiting
+from paddock_operator.core.cluster.settings import Settings
 from paddock_operator.core.cluster.verdict import printable
 
 GRACE_SECONDS = 3.0
 """A pod may be unschedulable for a moment (its claim is being bound) without anybody hearing of it."""
 CLAIM_GRACE_SECONDS = 5.0
 MAX_WORDS = 400
+ROOM = "make room, or change spec.resources or placement"
 _IMAGE = ("ErrImagePull", "ImagePullBackOff", "InvalidImageName", "ErrImageNeverPull", "ImageInspectError")
 _CONFIG = ("CreateContainerConfigError", "CreateContainerError", "RunContainerError", "StartError")
 _MOUNTS = ("FailedMount", "FailedAttachVolume", "FailedMapVolume")
 _SECRET = re.compile(r'secrets? "([^"]{1,253})" not found')
 _RANDOM_NAME = re.compile(r'pods? "[^"]*"')
+
+
+class Seen(Protocol):
+    """What is read here of a `ModelSeen`, or of what stands for it."""
+
+    @property
+    def warnings(self) -> Mapping[str, tuple[str, str]]: ...
+    @property
+    def claim(self) -> Object | None: ...
+    @property
+    def secrets_missing(self) -> tuple[str, ...]: ...
+    @property
+    def now(self) -> str: ...
+    @property
+    def settings(self) -> Settings: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,13 +52,16 @@ class Trouble:
     message: str
 
 
-def pod_trouble(pod: Object, called: str, seen: ModelSeen) -> Trouble | None:
-    """What keeps the container `called` of a pod from its first run, or threw the pod out; None if nothing does."""
+def pod_trouble(pod: Object, called: str, seen: Seen, fix: str = ROOM) -> Trouble | None:
+    """What keeps the container `called` of a pod from its first run, or threw the pod out; None if nothing does.
+
+    `fix` says what helps if no node takes the pod.
+    """
     if phase(pod) == "Failed" and not ended(container(pod, called)):
         return _thrown_out(pod)
     unplaced = condition_of(pod, "PodScheduled")
     if unplaced.get("status") == "False":
-        return _unschedulable(pod, unplaced, seen)
+        return _unschedulable(pod, unplaced, seen, fix)
     state = waiting(container(pod, called))
     reason, words = str(state.get("reason") or ""), str(state.get("message") or "")
     if reason in _IMAGE:
@@ -61,7 +81,7 @@ def _thrown_out(pod: Object) -> Trouble:
     return Trouble("Evicted", f"the pod was thrown out of its node ({why}){': ' if words else ''}{words}")
 
 
-def _unschedulable(pod: Object, condition: Mapping[str, Any], seen: ModelSeen) -> Trouble | None:
+def _unschedulable(pod: Object, condition: Mapping[str, Any], seen: Seen, fix: str) -> Trouble | None:
     since = str(condition.get("lastTransitionTime") or created(pod))
     if 0 < age(since, seen.now) < GRACE_SECONDS or since == seen.now:
         return None
@@ -69,12 +89,10 @@ def _unschedulable(pod: Object, condition: Mapping[str, Any], seen: ModelSeen) -
     unbound = claim_trouble(seen)
     if unbound and ("persistentvolume" in words.lower() or seen.settings.cache.claim_name in words):
         return Trouble("CacheUnbound", f"{unbound}: {words}")
-    return Trouble(
-        "Unschedulable", f"no node takes the pod: {words.rstrip('.')}; make room, or change spec.resources or placement"
-    )
+    return Trouble("Unschedulable", f"no node takes the pod: {words.rstrip('.')}; {fix}")
 
 
-def claim_trouble(seen: ModelSeen) -> str:
+def claim_trouble(seen: Seen) -> str:
     """Why the cache claim cannot be used, empty if it is bound."""
     cache = seen.settings.cache
     if seen.claim is None:
@@ -103,7 +121,7 @@ def _image(pod: Object, called: str, reason: str, words: str) -> str:
     )
 
 
-def _not_mounted(pod: Object, called: str, seen: ModelSeen) -> Trouble | None:
+def _not_mounted(pod: Object, called: str, seen: Seen) -> Trouble | None:
     missing = [name for name in seen.secrets_missing if _mounts_secret(pod, name)]
     if missing:
         return _no_secret(missing[0])
