@@ -122,11 +122,11 @@ def test_listen_must_be_an_address(paddock: Callable[..., Ran]) -> None:
     assert (ran.code, ran.err) == (2, "paddock: --listen: 'here' is not HOST:PORT, for example 127.0.0.1:11434\n")
 
 
-def test_the_operator_program_says_what_it_cannot_do(capsys: pytest.CaptureFixture[str]) -> None:
-    assert operator_main(["run"]) == 2
-    assert capsys.readouterr().err == (
-        "the cluster executor is not part of this version; on one machine use: paddock up -f PATH\n"
-    )
+def test_the_operator_program_needs_its_settings(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        operator_main(["run"])
+    assert ended.value.code == 2
+    assert "required: --config" in capsys.readouterr().err
 
 
 def test_pull_says_what_works_instead(paddock: Callable[..., Ran]) -> None:
