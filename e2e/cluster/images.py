@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from e2e.cluster import apt, components, process, wheels
+from e2e.cluster import apt, delivery, process, wheels
 from e2e.cluster.build import exclusive
 from e2e.cluster.layout import ROOT, STATE
 
@@ -91,14 +91,9 @@ def bring(image: str) -> None:
     key = label(image)
     if mark.exists() and mark.read_text() == key:
         return
-    archive = STATE / "image.tar"
-    archive.unlink(missing_ok=True)
-    try:
-        # A docker-archive, because containerd finds no name in an oci-archive.
-        run("buildah", "push", "--disable-compression", image, f"docker-archive:{archive}:{image}")
-        components.ctr("images", "import", str(archive))
-    finally:
-        archive.unlink(missing_ok=True)
+    reference = Path(image).name
+    run("buildah", "push", "--disable-compression", image, f"oci:{delivery.LAYOUT}:{reference}")
+    delivery.deliver(image, reference)
     mark.parent.mkdir(exist_ok=True)
     mark.write_text(key)
 

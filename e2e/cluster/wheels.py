@@ -69,7 +69,7 @@ def engine() -> Path:
     """The folder of the portable llama-cpp-python wheel; building it takes minutes, once."""
     folder = cache("wheels", "portable-" + digest(lock("engine").read_bytes(), CMAKE_ARGS.encode(), machine().encode()))
     if not folder.exists():
-        print("images: building the engine for any processor, once; about 10 minutes on 2 cores", flush=True)
+        print("images: building the engine for any processor, once; 10 to 20 minutes on 2 cores", flush=True)
     flags = ["--no-deps", "--no-build-isolation", "--no-cache-dir", "--require-hashes", "-r", str(lock("engine"))]
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
     return filled(folder, "wheel", *flags, "-w", CMAKE_ARGS=CMAKE_ARGS, PATH=path)

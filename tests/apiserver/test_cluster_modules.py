@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import io
 import json
 import ssl
 import subprocess
+import tarfile
 from pathlib import Path
 
 import pytest
 from tests.support.waiting import alive
 
-from e2e.cluster import apt, build, leftovers, network, pause, pki, process, wheels
+from e2e.cluster import apt, build, delivery, leftovers, network, pause, pki, process, wheels
 from e2e.cluster.api import DeadlineError, wait, write_kubeconfig
 
 
@@ -133,3 +135,22 @@ def test_each_image_installs_its_extra(tmp_path: Path) -> None:
     assert not any(line.startswith("llama-cpp") for line in lines["gateway"])
     assert any(line.startswith("llama-cpp") for line in lines["runner"])
     assert set(filter(None, lines["gateway"])) <= set(lines["runner"])
+
+
+def test_an_image_is_brought_without_what_is_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(delivery, "LAYOUT", tmp_path)
+    names = {"sha256:m": b"", "sha256:c": b"config", "sha256:base": b"base", "sha256:new": b"new"}
+    layers = [{"digest": "sha256:base"}, {"digest": "sha256:new"}]
+    names["sha256:m"] = json.dumps({"config": {"digest": "sha256:c"}, "layers": layers}).encode()
+    for name, data in names.items():
+        delivery.blob(name).parent.mkdir(parents=True, exist_ok=True)
+        delivery.blob(name).write_bytes(data)
+    entry = {"digest": "sha256:m", "annotations": {delivery.REFERENCE: "x:dev"}}
+    (tmp_path / "index.json").write_text(json.dumps({"manifests": [entry]}))
+    data = delivery.write_archive("localhost/x:dev", "x:dev", {"sha256:base"})
+    with tarfile.open(fileobj=io.BytesIO(data)) as archive:
+        assert archive.getnames() == ["oci-layout", *(f"blobs/sha256/{n}" for n in ("m", "c", "new")), "index.json"]
+        index = json.load(archive.extractfile("index.json") or io.BytesIO())
+    assert index["manifests"][0]["annotations"] == {delivery.NAME: "localhost/x:dev"}
+    with pytest.raises(RuntimeError, match="no image y:dev"):
+        delivery.write_archive("localhost/y:dev", "y:dev", set())
