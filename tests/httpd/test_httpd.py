@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import socket
 import time
 from collections.abc import AsyncGenerator
@@ -137,6 +138,41 @@ def test_an_address_in_use_has_its_own_code() -> None:
     with httpd.open_socket("127.0.0.1:0") as taken, pytest.raises(httpd.ListenError) as caught:
         httpd.open_socket(httpd.address_of(taken))
     assert caught.value.code == httpd.EXIT_ADDRESS_IN_USE
+
+
+def test_every_address_means_both_families() -> None:
+    if not _has_ipv6():
+        pytest.skip("this machine has no IPv6 loopback")
+    with httpd.open_socket("[::]:0") as listener:
+        assert httpd.address_of(listener).startswith("[::]:")
+        port = listener.getsockname()[1]
+        for host in ("127.0.0.1", "::1"):
+            with socket.create_connection((host, port), timeout=5):
+                pass
+
+
+@pytest.mark.parametrize("missing", ["family", "address"])
+def test_every_address_without_ipv6_means_ipv4(monkeypatch: pytest.MonkeyPatch, missing: str) -> None:
+    class Socket(socket.socket):
+        """A kernel without IPv6 (no such family), or with IPv6 switched off (no address to bind to)."""
+
+        def __init__(self, family: int = socket.AF_INET, *more: int) -> None:
+            if missing == "family" and family == socket.AF_INET6:
+                raise OSError(errno.EAFNOSUPPORT, "Address family not supported by protocol")
+            super().__init__(family, *more)
+
+        def bind(self, address: Any) -> None:
+            if self.family == socket.AF_INET6:
+                raise OSError(errno.EADDRNOTAVAIL, "Cannot assign requested address")
+            super().bind(address)
+
+    if missing == "address" and not _has_ipv6():
+        pytest.skip("this machine has no IPv6 to switch off")
+    monkeypatch.setattr(httpd.socket, "socket", Socket)
+    with httpd.open_socket("[::]:0") as listener:
+        assert httpd.address_of(listener).startswith("0.0.0.0:")
+    with pytest.raises(httpd.ListenError):
+        httpd.open_socket("[::1]:0")
 
 
 def _has_ipv6() -> bool:

@@ -7,7 +7,7 @@ import importlib.util
 import json
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -44,9 +44,21 @@ def smollm2_cache(folder: Path) -> tuple[Path, str]:
 
 
 class Serving:
-    """The process, its configuration file and a client that shows the credential."""
+    """The process, its configuration file and a client that shows the credential.
 
-    def __init__(self, folder: Path, cache: tuple[Path, str], **changes: Any) -> None:
+    `before` are words in front of the command, `environment` replaces the process's own, `changes` are members of the
+    configuration.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        cache: tuple[Path, str],
+        *,
+        before: Sequence[str] = (),
+        environment: Mapping[str, str] | None = None,
+        **changes: Any,
+    ) -> None:
         self.file = folder / "serve.json"
         models, digest = cache
         # One thread: two that wait for each other crawl when other programs keep the processors busy.
@@ -60,6 +72,7 @@ class Serving:
         }
         self.write()
         command = [
+            *before,
             sys.executable,
             "-m",
             "paddock_runner",
@@ -69,9 +82,12 @@ class Serving:
             "--listen",
             "127.0.0.1:0",
         ]
-        self.process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        self.process = subprocess.Popen(
+            command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment, cwd="/"
+        )
         assert self.process.stdout is not None
         assert self.process.stderr is not None
+        self._told = 0
         self.out, self.log = Lines(self.process.stdout), Lines(self.process.stderr)
         event = json.loads(self.out.find(lambda line: "listening" in line))
         self.address = event["address"]
@@ -96,6 +112,17 @@ class Serving:
         found = [row for row in self.client.get("/metrics").text.splitlines() if row.startswith(line + " ")]
         return float(found[0].rpartition(" ")[2]) if found else 0.0
 
+    def states(self, seconds: float = 30, until: Callable[[dict[str, Any]], bool] = bool) -> list[dict[str, Any]]:
+        """The state lines that were not asked for yet, up to the first that `until` accepts."""
+        found: list[dict[str, Any]] = []
+        while not found or not until(found[-1]):
+            while not (fresh := self.out.seen[self._told :]):
+                self.out.find(bool, seconds)
+            self._told += 1
+            if '"event":"state"' in fresh[0]:
+                found.append(json.loads(fresh[0]))
+        return found
+
     def engine_pid(self) -> int:
         for pid in descendants(self.process.pid):
             if "paddock_runner.engine.child" in Path(f"/proc/{pid}/cmdline").read_text():
@@ -115,8 +142,8 @@ class Serving:
 
 
 @contextmanager
-def serving(folder: Path, cache: tuple[Path, str], **changes: Any) -> Iterator[Serving]:
-    at = Serving(folder, cache, **changes)
+def serving(folder: Path, cache: tuple[Path, str], **options: Any) -> Iterator[Serving]:
+    at = Serving(folder, cache, **options)
     try:
         yield at
     finally:

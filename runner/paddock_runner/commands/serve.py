@@ -140,6 +140,7 @@ class Front:
         runner.draining = self._room.draining
         self._runner, self._app = runner, build_app(runner)
         runner.set_keep_alive(None)
+        self._lines.tell()
         await self._engine.load()
 
     def drain(self) -> None:
