@@ -14,6 +14,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+
 from e2e.cluster import build, pki
 from e2e.cluster.api import Api, wait, write_kubeconfig
 from e2e.cluster.servers import ApiServerOptions, apiserver_command, etcd_command, free_port
