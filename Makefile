@@ -5,7 +5,7 @@
 IMAGE_PREFIX ?= localhost/paddock-
 
 help: ## show these targets
-	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
+	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
 
 quickstart: ## set everything up and serve a real model from two manifests (ARGS="--listen …" is passed on)
 	@python3 scripts/bootstrap.py run
