@@ -8,6 +8,7 @@ until every gateway has it, and so does a gateway that does not take up a config
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -36,6 +37,8 @@ from paddock_operator.core.resources import Endpoint
 
 TAKE_UP_SECONDS = 30.0
 SHOWN_PODS = 5
+_ACCOUNT = re.compile(r'User "system:serviceaccount:([a-z0-9-]+):([a-z0-9.-]+)"')
+_USER = re.compile(r'User "([A-Za-z0-9@._:/-]+)"')
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,12 +61,21 @@ def config_fault(seen: EndpointSeen, endpoint: Endpoint, config: Mapping[str, An
 
 
 def _forbidden(seen: EndpointSeen, endpoint: Endpoint) -> str:
-    namespace, operator = endpoint.ref.namespace, seen.settings.namespace
+    namespace = endpoint.ref.namespace
     command = (
-        f"kubectl create rolebinding paddock-secrets --namespace {namespace} --clusterrole paddock-secrets "
-        f"--serviceaccount {operator}:paddock-operator"
+        f"kubectl create rolebinding paddock-secrets --namespace {namespace} --clusterrole=paddock-secrets "
+        f"{_subject(seen)}"
     )
-    return f"the Secrets of namespace {namespace} cannot be read ({seen.keys_problem}); run: {command}"
+    return f"the Secrets of namespace {namespace} cannot be read; run: {command} ({seen.keys_problem})"
+
+
+def _subject(seen: EndpointSeen) -> str:
+    """Whom to give the right: the API server's refusal names the account that asked."""
+    if account := _ACCOUNT.search(seen.keys_problem):
+        return f"--serviceaccount={account[1]}:{account[2]}"
+    if user := _USER.search(seen.keys_problem):
+        return f"--user={user[1]}"
+    return f"--serviceaccount={seen.settings.namespace}:paddock-operator"
 
 
 def observe_gateways(
