@@ -112,6 +112,8 @@ class World:
         before = self.children[place]
         data = before.get("data")
         after = kube.changed(before, manifest, self.clock)
+        if place[0] == "Deployment" and not kube.covers(before["spec"], manifest["spec"]):
+            after["metadata"]["generation"] = before["metadata"].get("generation", 1) + 1
         return {**after, "data": data} if place[0] == "ConfigMap" and data else after
 
     def edit(self, **spec: Any) -> None:
@@ -164,8 +166,8 @@ class World:
     def rolled(self) -> None:
         """The Deployment's controller has done its work."""
         live = self.one("Deployment")
-        count = live["spec"]["replicas"]
-        status = {"observedGeneration": 0, "replicas": count, "updatedReplicas": count, "readyReplicas": count}
+        count, generation = live["spec"]["replicas"], live["metadata"].get("generation", 1)
+        status = {"observedGeneration": generation, "replicas": count, "updatedReplicas": count, "readyReplicas": count}
         self.children["Deployment", live["metadata"]["name"]] = {**live, "status": status}
 
     def status(self) -> Mapping[str, Any]:
