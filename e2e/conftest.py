@@ -27,7 +27,7 @@ SYSTEM = "paddock-system"
 MAIN = "paddock-e2e"
 FILES = "paddock-e2e-files"
 PAGE = b"<html>not a model</html>" * 100
-PREFIX = os.environ.get("IMAGE_PREFIX", "localhost/paddock-")
+PREFIX = os.environ.get("IMAGE_PREFIX") or "localhost/paddock-"
 
 
 @pytest.fixture(scope="session")
@@ -114,7 +114,8 @@ def fresh(cluster: Cluster, release: Release, files: None, request: pytest.Fixtu
 
 
 def make_namespace(cluster: Cluster, release: Release, name: str) -> None:
-    """A restricted namespace with a volume for its cache and the operator's right to its Secrets."""
+    """A restricted namespace with a volume for its cache and the operator's right to its Secrets; a former one goes."""
+    remove_namespace(cluster, name)
     cluster.kubectl("apply", "-f", "-", stdin=_yaml(objects.namespace(name)))
     cluster.touched.add(name)
     if cluster.own:

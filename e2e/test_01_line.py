@@ -9,28 +9,27 @@ import urllib.request
 import ollama
 import openai
 import pytest
+from openai.types.chat import ChatCompletionMessageParam
 
 from e2e.conftest import Line
 from e2e.support.cluster import Cluster, eventually
 
 
 def test_openai_client_streams_through_the_service(line: Line) -> None:
-    client = openai.OpenAI(base_url=f"{line.url}/v1", api_key=line.key, timeout=60, max_retries=0)
-    stream = client.chat.completions.create(
-        model="smollm2", messages=[{"role": "user", "content": "Say hello."}], stream=True, max_tokens=16
-    )
-    parts = [chunk.choices[0].delta.content or "" for chunk in stream if chunk.choices]
+    messages: list[ChatCompletionMessageParam] = [{"role": "user", "content": "Say hello."}]
+    with openai.OpenAI(base_url=f"{line.url}/v1", api_key=line.key, timeout=60, max_retries=0) as client:
+        stream = client.chat.completions.create(model="smollm2", messages=messages, stream=True, max_tokens=16)
+        parts = [chunk.choices[0].delta.content or "" for chunk in stream if chunk.choices]
     assert "".join(parts).strip()
     assert len(parts) > 3
 
 
 def test_ollama_client_streams_through_the_service(line: Line) -> None:
-    client = ollama.Client(host=line.url, headers={"Authorization": f"Bearer {line.key}"}, timeout=60)
-    parts = client.chat(
-        model="smollm2", messages=[{"role": "user", "content": "Say hello."}], stream=True, options={"num_predict": 16}
-    )
-    assert "".join(part["message"]["content"] for part in parts).strip()
-    assert [model["model"] for model in client.list()["models"]] == ["smollm2:latest"]
+    messages = [{"role": "user", "content": "Say hello."}]
+    with ollama.Client(host=line.url, headers={"Authorization": f"Bearer {line.key}"}, timeout=60) as client:
+        parts = client.chat(model="smollm2", messages=messages, stream=True, options={"num_predict": 16})
+        assert "".join(part["message"]["content"] for part in parts).strip()
+        assert [model["model"] for model in client.list()["models"]] == ["smollm2:latest"]
 
 
 @pytest.mark.parametrize("key", ["", "pdk_00000000_" + "A" * 43])
@@ -95,7 +94,8 @@ def _status(url: str, key: str) -> int:
             status: int = response.status
             return status
     except urllib.error.HTTPError as error:
-        return error.code
+        with error:
+            return error.code
 
 
 def _client_pod(name: str, image: str, script: str, environment: dict[str, str]) -> dict[str, object]:

@@ -28,6 +28,8 @@ def test_kubectl_scale(cluster: Cluster, fresh: str) -> None:
 
 def test_an_autoscaler_finds_its_target(cluster: Cluster, line: Line) -> None:
     """The scale subresource as an HPA reads it: replicas and a selector that matches exactly the runners."""
+    cluster.patch(line.namespace, "model", "smollm2", {"spec": {"replicas": 1}})
+    cluster.wait(line.namespace, "model", "smollm2")
     path = f"/apis/paddock.dev/v1alpha1/namespaces/{line.namespace}/models/smollm2/scale"
     scale = json.loads(cluster.kubectl("get", "--raw", path).stdout)
     assert scale["status"]["replicas"] == 1

@@ -54,15 +54,16 @@ def plan_cluster_model(seen: ModelSeen) -> ClusterPlan:
     configs = _configs(seen, model, plan)
     parts = [_pull(seen, model, plan, observed.runner), configs, _deployment(seen, model, plan)]
     budget = [disruption_budget(seen, model)] if plan.replicas > 1 else []
+    nudge = nudges(seen, model, configs.apply)
     return ClusterPlan(
         # the Deployment comes last: its pods mount what stands before it
         apply=(*parts[0].apply, *configs.apply, runner_service(seen, model), *budget, *parts[2].apply),
         keep=tuple(item for part in parts for item in part.keep),
         status=_worth_writing(observed.status, plan.status),
         notes=plan.notes,
-        nudge=nudges(seen, model, configs.apply),
+        nudge=nudge,
         rolls=parts[2].rolls,
-        requeue_seconds=requeue(seen, model, plan, parts[2].wait),
+        requeue_seconds=requeue(seen, model, plan, bool(nudge), parts[2].wait),
     )
 
 

@@ -39,9 +39,13 @@ SLOW_AFTER_SECONDS = 60.0
 CONFIG_SECONDS = 1.0
 
 
-def requeue(seen: ModelSeen, model: Model, plan: ModelPlan, wait: float | None) -> float | None:
-    """Seconds until the next look at the latest, None if everything that may happen rings by itself."""
+def requeue(seen: ModelSeen, model: Model, plan: ModelPlan, nudged: bool, wait: float | None) -> float | None:
+    """Seconds until the next look at the latest, None if everything that may happen rings by itself.
+
+    A pod that is nudged now takes up a configuration that is not among what was seen yet.
+    """
     times = [plan.requeue_seconds, wait, _for_the_claim(seen, plan), _for_the_job(seen, model, plan)]
+    times += [CONFIG_SECONDS] if nudged else []
     times += [_for_pod(seen, model, pod) for pod in alive(seen.children.pods)]
     return min((time for time in times if time is not None), default=None)
 
