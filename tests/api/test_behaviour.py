@@ -156,7 +156,7 @@ async def test_readiness_follows_the_self_test_the_crash_and_the_drain() -> None
         status, body = await _readiness(at)
         assert (status, body) == (200, {
             "ready": True, "config": "0" * 64, "digest": "sha256:" + "ab" * 32, "state": "ready", "restarts": 0,
-            "memory": {"weights": 1000, "kv": 200, "resident": 5000},
+            "oomKills": 0, "memory": {"weights": 1000, "kv": 200, "resident": 5000},
         })  # fmt: skip
         at.engine.state, at.engine.memory = "unloaded", None
         assert (await _readiness(at))[0] == 200, "unloaded for idleness is ready: the next request loads it"

@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 from tests.support.file_server import FileServer, serving_file
 from tests.support.gguf_maker import make_gguf
-from tests.support.waiting import until_sync
+from tests.support.waiting import Lines, until_sync
 
 from paddock_runner.commands import events
 from paddock_runner.commands.pull import PROGRESS_SECONDS, Progress
@@ -60,7 +60,10 @@ def pulling(models: Path, request: object, *arguments: str | Path, **environment
         yield pull
     finally:
         pull.process.kill()
-        pull.process.communicate()
+        pull.process.wait()
+        for pipe in (pull.process.stdout, pull.process.stderr):
+            assert pipe is not None
+            pipe.close()
 
 
 @pytest.fixture
@@ -178,23 +181,17 @@ def test_sigterm_ends_a_pull_at_once_and_the_next_goes_on(models: Path, server: 
 def test_two_pullers_on_one_cache_fetch_once(models: Path, server: FileServer) -> None:
     server.pause_at = 1 << 20
     allowed = {"PADDOCK_ALLOW_INSECURE_HOSTS": server.host}
-    lock = models / ".paddock" / "locks" / f"{Digest.of(server.data).hex}.lock"
-    with pulling(models, http(server), **allowed) as first, pulling(models, http(server), **allowed) as second:
+    with pulling(models, http(server), **allowed) as first:
         assert server.paused.wait(30)
-        # Both hold the lock's file open: one has the lock, the other waits for it.
-        until_sync(lambda: sum(_has_open(pull.process.pid, lock) for pull in (first, second)) == 2, 30)
-        server.go.set()
-        ends = [first.end(), second.end()]
-    assert [(code, lines[-1]["event"]) for code, lines, _ in ends] == [(0, "result")] * 2
+        with pulling(models, http(server), **allowed) as second:
+            assert second.process.stderr is not None
+            waits = Lines(second.process.stderr).find(lambda line: "waiting" in line)
+            assert f"{Digest.of(server.data).hex}.lock" in waits
+            server.go.set()
+            assert [first.process.wait(30), second.process.wait(30)] == [0, 0]
     assert server.ranges == [None]
     assert first.verdict == second.verdict
-
-
-def _has_open(pid: int, path: Path) -> bool:
-    try:
-        return any(os.readlink(link) == str(path) for link in Path(f"/proc/{pid}/fd").iterdir())
-    except OSError:
-        return False
+    assert first.verdict["event"] == "result"
 
 
 @pytest.mark.parametrize("damage", ["changed", "short", "gone"])

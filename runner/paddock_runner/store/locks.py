@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import logging
 import os
 import time
 from collections.abc import Iterator
@@ -17,6 +18,8 @@ from paddock_runner.store.errors import CacheUnusableError
 from paddock_runner.store.files import CREATE, make_folder, os_errors
 
 _POLL_SECONDS = 0.02
+
+log = logging.getLogger(__name__)
 
 
 class LockTimeoutError(CacheUnusableError):
@@ -44,6 +47,7 @@ def file_lock(path: Path, *, shared: bool = False, timeout: float) -> Iterator[N
 
 
 def _acquire(path: Path, shared: bool, deadline: float) -> int:
+    told = False
     while True:
         handle = os.open(path, CREATE, 0o644)
         try:
@@ -53,6 +57,9 @@ def _acquire(path: Path, shared: bool, deadline: float) -> int:
             os.close(handle)
             raise
         os.close(handle)
+        if not told:
+            told = True
+            log.info("waiting: another process holds %s", path.name)
         if time.monotonic() > deadline:
             raise LockTimeoutError(
                 f"another process is still writing (it holds {path.name}); try again when it is done"
