@@ -112,6 +112,7 @@ def test_settings_of_everything() -> None:
     assert (found.cache.mode, found.cache.size, found.cache.access_mode) == ("Node", "2Ti", "ReadWriteMany")
     assert (found.api_server.cidr, found.api_server.ports) == ("10.0.0.0/8", (6443,))
     assert (found.max_rolling, found.collect_seconds, found.resync_seconds, found.workers) == (10, 2000000, 60, 16)
+    assert found.collect_min_age_seconds == 0
     assert found.leader_election
 
 

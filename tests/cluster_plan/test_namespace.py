@@ -177,7 +177,9 @@ def test_the_collector() -> None:
     assert found is not None
     pod = found["spec"]["template"]["spec"]
     (container,) = pod["containers"]
-    assert container["args"] == ["collect", "--models", "/models", "--live", "env:PADDOCK_LIVE"]
+    assert container["args"] == [
+        *("collect", "--models", "/models", "--live", "env:PADDOCK_LIVE", "--min-age", "3600"),
+    ]
     assert (container["image"], pod["serviceAccountName"]) == ("gateway:1", "paddock-puller")
     assert pod["automountServiceAccountToken"] is False
     assert pod["imagePullSecrets"] == [{"name": "hub"}]

@@ -61,6 +61,7 @@ apiServer:
     {{- end }}
 maxRolling: {{ int64 .Values.maxRolling }}
 collectSeconds: {{ int64 .Values.collectSeconds }}
+collectMinAgeSeconds: {{ int64 .Values.collectMinAgeSeconds }}
 resyncSeconds: {{ int64 .Values.resyncSeconds }}
 workers: {{ int64 .Values.workers }}
 leaderElection: {{ gt (int64 .Values.replicas) 1 }}

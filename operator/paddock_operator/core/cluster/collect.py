@@ -134,12 +134,12 @@ def _job(seen: NamespaceSeen, labels: Mapping[str, str], due: int, digests: list
 
 def _pod(seen: NamespaceSeen, digests: list[str], nodes: list[str]) -> dict[str, Any]:
     images = seen.settings.images
-    live = json.dumps({"digests": digests}, separators=(",", ":"))
+    live, min_age = json.dumps({"digests": digests}, separators=(",", ":")), seen.settings.collect_min_age_seconds
     collector = container(
         COLLECTOR,
         images.gateway,
         images,
-        ["collect", "--models", CACHE_PATH, "--live", f"env:{LIVE}"],
+        ["collect", "--models", CACHE_PATH, "--live", f"env:{LIVE}", "--min-age", str(min_age)],
         RESOURCES,
         env=[(LIVE, live)],
         mounts=[cache_mount(CACHE_PATH, read_only=False)],

@@ -77,6 +77,7 @@ class Settings:
     api_server: ApiServer = ApiServer()
     max_rolling: int = 2
     collect_seconds: int = 86400
+    collect_min_age_seconds: int = 3600
     resync_seconds: int = 600
     workers: int = 8
     metrics_port: int = 9090
@@ -89,7 +90,7 @@ CHOICES = {
     "cache.accessMode": ("ReadWriteOnce", "ReadWriteMany", "ReadWriteOncePod"),
     "images.pullPolicy": ("Always", "IfNotPresent", "Never"),
 }
-SMALLEST = {"maxRolling": 1, "collectSeconds": 60, "resyncSeconds": 1, "workers": 1}
+SMALLEST = {"maxRolling": 1, "collectSeconds": 5, "collectMinAgeSeconds": 0, "resyncSeconds": 1, "workers": 1}
 PARSED: Mapping[str, Callable[[Any], object]] = {
     "cache.size": quantity,
     "sources.allow.cidr": ip_network,
