@@ -32,6 +32,21 @@ class Backoffs:
             delay = min(delay * 2, 15.0)
 
 
+class NoDiffBase(kopf.DiffBaseStorage):
+    """kopf compares nothing here, so it need not copy every object that it sees."""
+
+    def build(self, *, body: kopf.Body, extra_fields: Any = None) -> kopf.BodyEssence:
+        """The essence of every object: nothing."""
+        return kopf.BodyEssence()
+
+    def fetch(self, *, body: kopf.Body) -> kopf.BodyEssence | None:
+        """Nothing was ever stored."""
+        return None
+
+    def store(self, *, body: kopf.Body, patch: kopf.Patch, essence: kopf.BodyEssence) -> None:
+        """Nothing is stored."""
+
+
 def registry(noticed: Noticed, login: Login) -> kopf.OperatorRegistry:
     """The handlers: one line each."""
     made = kopf.OperatorRegistry()
@@ -75,7 +90,7 @@ def settings() -> kopf.OperatorSettings:
     made.posting.enabled = False
     made.persistence.finalizer = f"{PREFIX}/operator"
     made.persistence.progress_storage = kopf.AnnotationsProgressStorage(prefix=PREFIX)
-    made.persistence.diffbase_storage = kopf.AnnotationsDiffBaseStorage(prefix=PREFIX)
+    made.persistence.diffbase_storage = NoDiffBase()
     made.networking.error_backoffs = Backoffs()
     made.networking.request_timeout = 30
     made.networking.connect_timeout = 5

@@ -16,12 +16,14 @@ from paddock_operator.core.cluster.types import ClusterPlan, Manifest
 from paddock_operator.core.identity import short_hash
 from paddock_operator.executors.kube.client import Client
 from paddock_operator.executors.kube.errors import ApiError
-from paddock_operator.executors.kube.kinds import BY_NAME, CLAIM, POD, Kind
+from paddock_operator.executors.kube.kinds import BY_NAME, CLAIM, JOB, POD, Kind
 from paddock_operator.executors.kube.world import World
 
 log = logging.getLogger(__name__)
 
 Place = tuple[str, str, str]
+MADE_ONCE = (CLAIM, JOB)
+"""What exists is taken as it is: a claim belongs to the namespace, and a Job's template cannot change."""
 
 
 class Applier:
@@ -35,7 +37,7 @@ class Applier:
         """Apply one manifest if live differs; whether something was written. Raises ApiError."""
         kind, metadata = BY_NAME[manifest["kind"]], manifest["metadata"]
         live = self._world.store(kind.name).get(metadata["namespace"], metadata["name"])
-        if live is not None and (kind is CLAIM or not needs_apply(live, manifest)):
+        if live is not None and (kind in MADE_ONCE or not needs_apply(live, manifest)):
             return False
         place = (kind.name, metadata["namespace"], metadata["name"])
         if live is not None and self._contested.get(place) == _meeting(live, manifest):
@@ -60,7 +62,7 @@ class Applier:
             return await self._client.get(CLAIM, manifest["metadata"]["namespace"], manifest["metadata"]["name"])
 
     def _watch_for_contest(self, place: Place, answer: Object, manifest: Manifest) -> None:
-        if place[0] != CLAIM.name and needs_apply(answer, manifest):
+        if BY_NAME[place[0]] not in MADE_ONCE and needs_apply(answer, manifest):
             log.warning("%s %s/%s is not as it was applied: something changes it on its way", *place)
             self._contested[place] = _meeting(answer, manifest)
         else:

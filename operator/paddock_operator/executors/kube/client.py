@@ -27,8 +27,8 @@ Count = Callable[[str, int], None]
 """Told of each answer: verb and HTTP status (0: nobody answered)."""
 
 REQUEST = aiohttp.ClientTimeout(total=30, sock_connect=5)
-INACTIVITY_SECONDS = 100
-"""A watch without a byte for this long is dead: the server sends a bookmark about every minute."""
+INACTIVITY_SECONDS = 150
+"""A watch without a byte for this long is dead: the server sends bookmarks, about one a minute when it is not busy."""
 PAGE = 500
 RELOAD_SECONDS = 10.0
 CLOSE_SECONDS = 0.1

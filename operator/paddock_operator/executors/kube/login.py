@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass
+from urllib.parse import urlsplit
+from urllib.request import getproxies, proxy_bypass
 
 from kubernetes.aio.client import Configuration
 from kubernetes.aio.config import ConfigException, load_incluster_config, load_kube_config
@@ -26,6 +28,8 @@ class Login:
         """Read server and credentials anew. Raises ApiError (status 0) if there are none or they cannot be read."""
         made = Configuration()
         made.connection_pool_maxsize = CONNECTIONS
+        # Else aiohttp looks for a proxy and for a .netrc file with every request, in a thread.
+        made.client_session_kwargs = {"trust_env": False}
         try:
             if self.kubeconfig or self.context or SERVICE_HOST_ENV_NAME not in os.environ:
                 await load_kube_config(self.kubeconfig, self.context, made, persist_config=False)
@@ -34,4 +38,11 @@ class Login:
         except (ConfigException, OSError, KeyError, ValueError) as error:
             where = self.kubeconfig or "the default kubeconfig"
             raise ApiError(0, "NoCredentials", f"cannot read credentials from {where}: {error}") from error
+        made.proxy = made.proxy or _proxy(made.host)
         return made
+
+
+def _proxy(url: str) -> str | None:
+    """The proxy that the environment names for the API server, None for a direct way."""
+    address = urlsplit(url)
+    return None if proxy_bypass(address.hostname or "") else getproxies().get(address.scheme)

@@ -25,7 +25,8 @@ LOG_EVENTS = ("progress", "state")
 TAIL_LINES = 200
 AT_ONCE = 4
 CROWD = 20
-"""With more pods than this to look at, each is looked at less often."""
+"""With more looks than this under way, each pod is looked at less often."""
+MAX_PAUSE = 60.0
 WARNING_SECONDS = 5.0
 WARNING_PAGES = 5
 
@@ -39,6 +40,7 @@ class Looks:
         self._tasks: set[asyncio.Task[None]] = set()
         self._events: dict[str, tuple[int, Mapping[str, Any]]] = {}
         self._looked: dict[str, float] = {}
+        self._failures: dict[str, int] = {}
         self._warnings: dict[str, dict[str, tuple[str, str]]] = {}
         self._warned: dict[str, float] = {}
 
@@ -56,7 +58,7 @@ class Looks:
     def want_log(self, pod: Object, container: str, key: Ref) -> float:
         """Read this pod's log if it was not just read; seconds until it should be wanted again."""
         uid = pod["metadata"]["uid"]
-        pause = LOG_SECONDS[container] * max(1.0, len(self._looked) / CROWD)
+        pause = self._pause(uid, container)
         due = self._looked.get(uid, -pause) + pause - self._clock()
         if due > 0:
             return due
@@ -68,6 +70,7 @@ class Looks:
         """A pod is gone."""
         self._events.pop(uid, None)
         self._looked.pop(uid, None)
+        self._failures.pop(uid, None)
 
     def warnings(self, namespace: str) -> Mapping[str, tuple[str, str]]:
         """uid → (reason, message) of the newest Warning, as seen last."""
@@ -98,12 +101,25 @@ class Looks:
             async with self._places:
                 text = await self._client.pod_log(metadata["namespace"], metadata["name"], container, TAIL_LINES)
         except ApiError as error:
-            log.info("no log of %s/%s: %s", metadata["namespace"], metadata["name"], error)
+            self._no_log(metadata, error)
             return
+        self._failures.pop(metadata["uid"], None)
         event = last_event(text)
         if event is not None and metadata["uid"] in self._looked and self.event(pod) != event:
             self._events[metadata["uid"]] = (_restarts(pod), event)
             self._ring(key, 0.0)
+
+    def _pause(self, uid: str, container: str) -> float:
+        """Seconds between two looks at a log: more in a crowd, and more when its kubelet does not answer."""
+        crowd = max(1.0, len(self._tasks) / CROWD)
+        return min(MAX_PAUSE, LOG_SECONDS[container] * crowd * 2.0 ** self._failures.get(uid, 0))
+
+    def _no_log(self, metadata: Mapping[str, Any], error: ApiError) -> None:
+        uid = metadata["uid"]
+        if uid not in self._failures:
+            log.info("no log of %s/%s: %s", metadata["namespace"], metadata["name"], error)
+        if uid in self._looked:
+            self._failures[uid] = min(self._failures.get(uid, 0) + 1, 10)
 
     async def _read_warnings(self, namespace: str, key: Ref) -> None:
         try:

@@ -36,14 +36,14 @@ class Recorder:
         self._sent: OrderedDict[str, tuple[float, str, str, int]] = OrderedDict()
 
     async def record(self, document: Object, notes: tuple[Note, ...]) -> None:
-        """Log all notes, and write those that matter as Events."""
+        """Log notes, and write those that matter as Events."""
         metadata = document["metadata"]
         said: set[str] = set()
         for note in notes:
-            log.info(
-                "%s %s/%s: %s: %s", document["kind"], metadata["namespace"], metadata["name"], note.reason, note.message
-            )
-            if note.reason not in said and worth_an_event(note):
+            matters = worth_an_event(note)
+            where = (document["kind"], metadata["namespace"], metadata["name"])
+            log.log(logging.INFO if matters else logging.DEBUG, "%s %s/%s: %s: %s", *where, note.reason, note.message)
+            if matters and note.reason not in said:
                 said.add(note.reason)
                 await self.event(document, note.reason, note.message, warning=is_warning(note))
 

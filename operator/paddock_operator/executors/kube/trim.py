@@ -9,19 +9,24 @@ from collections.abc import Mapping
 from typing import Any
 
 from paddock_operator.core.cluster.labels import FIELD_MANAGER
+from paddock_operator.core.cluster.observed import Object
 from paddock_operator.executors.kube.kinds import Kind
 
 DROPPED_ANNOTATION = "kubectl.kubernetes.io/last-applied-configuration"
 DECLARED = ("Model", "Endpoint")
 POD_CONTAINER = ("name", "image", "resources")
-POD_STATUS = ("phase", "reason", "message", "conditions", "containerStatuses", "initContainerStatuses", "startTime")
-MAX_SHARED = 50_000
+POD_STATUS = ("phase", "reason", "message", "conditions", "containerStatuses", "startTime")
+CONTAINER_STATUS = ("name", "ready", "started", "restartCount", "state", "lastState")
+POD_CONDITION = ("type", "status", "reason", "message", "lastTransitionTime")
+SHARED_BYTES = 600
+"""Parts of an object whose text is longer are seldom equal to those of another one."""
+MAX_SHARED = 20_000
 
-_shared: dict[Any, Any] = {}
+_shared: dict[str, Any] = {}
 
 
-def trim(kind: Kind, item: dict[str, Any]) -> dict[str, Any]:
-    """The object, trimmed; items of a list get their kind back."""
+def trim(kind: Kind, item: dict[str, Any], before: Object | None = None) -> dict[str, Any]:
+    """The object, trimmed; items of a list get their kind back. `before` is an older version, whose parts are used."""
     item["apiVersion"], item["kind"] = kind.api_version, kind.name
     metadata = item["metadata"]
     metadata.pop("selfLink", None)
@@ -29,47 +34,71 @@ def trim(kind: Kind, item: dict[str, Any]) -> dict[str, Any]:
     if metadata.get("annotations"):
         metadata["annotations"].pop(DROPPED_ANNOTATION, None)
     if kind.name == "Pod":
-        item["spec"] = share(_pod_spec(item.get("spec") or {}))
-        item["status"] = _only(item.get("status"), POD_STATUS)
+        _trim_pod(item)
+    elif kind.name == "Job":
+        # A Job's template can never change, so nobody compares it.
+        item.get("spec", {}).pop("template", None)
     elif kind.name not in DECLARED:
         metadata["managedFields"] = [_ours(entry) for entry in entries if _is_ours(entry)]
-        share_template(item)
+    if before is None:
+        _share_parts(item)
+    else:
+        _reuse(item, before)
     return item
 
 
-def share_template(item: dict[str, Any]) -> None:
-    """Keep equal parts of pod templates once: a thousand Deployments differ in a few strings only."""
-    spec = item.get("spec")
-    if spec and "template" in spec:
-        spec["template"] = share(spec["template"])
+def _trim_pod(item: dict[str, Any]) -> None:
+    """Node, images, mounted Secrets and the status: what plans, and their words about a pod in trouble, need."""
+    spec, status = item.get("spec") or {}, _only(item.get("status") or {}, POD_STATUS)
+    secrets = [volume for volume in spec.get("volumes") or () if "secret" in volume]
+    containers = [_only(part, POD_CONTAINER) for part in spec.get("containers") or ()]
+    item["spec"] = {"nodeName": spec.get("nodeName", ""), "containers": containers, "volumes": secrets}
+    for field, names in (("conditions", POD_CONDITION), ("containerStatuses", CONTAINER_STATUS)):
+        if field in status:
+            status[field] = [_only(entry, names) for entry in status[field]]
+    item["status"] = status
+
+
+def _share_parts(item: dict[str, Any]) -> None:
+    """Keep equal parts once: a thousand Deployments differ in a few strings only."""
+    if "spec" in item:
+        item["spec"] = share(item["spec"])
+    for entry in item["metadata"].get("managedFields") or ():
+        entry["fieldsV1"] = share(entry["fieldsV1"])
+
+
+def _reuse(item: dict[str, Any], before: Object) -> None:
+    """Take the parts of the older version that did not change."""
+    if item.get("spec") == before.get("spec"):
+        item["spec"] = before.get("spec")
+    elif "spec" in item:
+        item["spec"] = share(item["spec"])
+    entries, older = item["metadata"].get("managedFields") or (), before["metadata"].get("managedFields") or ()
+    for entry in entries:
+        equal = next((known["fieldsV1"] for known in older if known["fieldsV1"] == entry["fieldsV1"]), None)
+        entry["fieldsV1"] = share(entry["fieldsV1"]) if equal is None else equal
 
 
 def share(value: Any) -> Any:
-    """The same value, its equal parts being the same objects as everywhere else. Nobody may change them."""
+    """The same value, its small equal parts being the same objects as everywhere else. Nobody may change them."""
     if len(_shared) > MAX_SHARED:
         _shared.clear()
     return _share(value)
 
 
 def _share(value: Any) -> Any:
-    if isinstance(value, dict):
-        made: Any = {_share(name): _share(item) for name, item in value.items()}
-        return _shared.setdefault(("d", *((id(name), id(item)) for name, item in made.items())), made)
+    if not isinstance(value, dict | list):
+        return value
+    text = repr(value)
+    if len(text) <= SHARED_BYTES:
+        return _shared.setdefault(text, value)
     if isinstance(value, list):
-        made = [_share(item) for item in value]
-        return _shared.setdefault(("l", *(id(item) for item in made)), made)
-    return _shared.setdefault((type(value), value), value)
+        return [_share(item) for item in value]
+    return {name: _share(item) for name, item in value.items()}
 
 
-def _pod_spec(spec: Mapping[str, Any]) -> dict[str, Any]:
-    """Node, images, and which Secrets are mounted: what the words about a pod in trouble need."""
-    secrets = [volume for volume in spec.get("volumes") or () if "secret" in volume]
-    containers = [_only(item, POD_CONTAINER) for item in spec.get("containers") or ()]
-    return {"nodeName": spec.get("nodeName", ""), "containers": containers, "volumes": secrets}
-
-
-def _only(part: Mapping[str, Any] | None, names: tuple[str, ...]) -> dict[str, Any]:
-    return {name: part[name] for name in names if name in part} if part else {}
+def _only(part: Mapping[str, Any], names: tuple[str, ...]) -> dict[str, Any]:
+    return {name: part[name] for name in names if name in part}
 
 
 def _is_ours(entry: Mapping[str, Any]) -> bool:
@@ -82,5 +111,5 @@ def _ours(entry: Mapping[str, Any]) -> dict[str, Any]:
         "operation": "Apply",
         "apiVersion": entry.get("apiVersion", ""),
         "time": entry.get("time", ""),
-        "fieldsV1": share(entry.get("fieldsV1") or {}),
+        "fieldsV1": entry.get("fieldsV1") or {},
     }
