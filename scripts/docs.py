@@ -6,13 +6,13 @@ import contextlib
 import runpy
 from pathlib import Path
 
-from paddock_operator.core import local_fields
+from paddock_operator.core import fields
 
 ROOT = Path(__file__).resolve().parents[1]
 
 
 def main() -> None:
-    (ROOT / "docs/reference/local-fields.md").write_text(local_fields.markdown())
+    (ROOT / "docs/reference/fields.md").write_text(fields.markdown())
     for script in ("metrics_doc.py", "api_doc.py"):
         with contextlib.suppress(SystemExit):
             runpy.run_path(str(ROOT / "scripts" / script), run_name="__main__")

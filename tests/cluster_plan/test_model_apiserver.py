@@ -30,13 +30,12 @@ FULL: dict[str, Any] = {
         "runtimeClassName": "nvidia",
         "schedulerName": "mine",
     },
-    "resources": {"memory": "1.5Gi", "cpu": "0.75", "accelerator": {"vendor": "nvidia", "count": 2, "product": "A100"}},
+    "resources": {"memory": "1.5Gi", "cpu": "0.75"},
     "rollout": {"drainSeconds": 0},
 }
 SPECS: list[tuple[str, dict[str, Any]]] = [
     ("plain", {}),
     ("full", FULL),
-    ("device claim", {"resources": {"accelerator": {"vendor": "amd", "claim": {"templateName": "gpu"}}}}),
     ("vast", {"resources": {"memory": "9" * 15 + "Ti", "cpu": "0.001m"}, "rollout": {"strategy": "Drain"}}),
 ]
 

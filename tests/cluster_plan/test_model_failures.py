@@ -441,3 +441,54 @@ def test_details_that_a_status_cannot_hold_are_left_out() -> None:
     assert details["capabilities"] == ["a", "b"]
     assert {"headCount", "blockCount", "vocabSize", "odd"}.isdisjoint(details)
     _is_sound(world)
+
+
+UNSUPPORTED: list[tuple[dict[str, Any], str]] = [
+    ({"adapters": [{"name": "a", "source": {"oci": {"reference": "r/a"}}}]}, "spec.adapters: "),
+    ({"projector": {"source": {"oci": {"reference": "r/a"}}}}, "spec.projector: "),
+    ({"quantization": "Q4_K_M"}, "spec.quantization: nothing is converted and no file is selected yet; name a"),
+    ({"serving": {"mode": "Embed"}}, "spec.serving.mode: only text generation is served yet; use Generate"),
+    ({"resources": {"accelerator": {"vendor": "nvidia"}}}, "spec.resources.accelerator: runners use the processor"),
+    ({"rollout": {"canary": {"prompt": "2+2?", "expect": "4"}}}, "spec.rollout.canary: "),
+    ({"source": {"huggingFace": {"repo": "a/b"}}}, "spec.source.huggingFace: this source cannot be pulled yet"),
+]
+
+
+@pytest.mark.parametrize(("spec", "words"), UNSUPPORTED, ids=[words.partition(":")[0] for _, words in UNSUPPORTED])
+def test_what_cannot_be_done_is_never_passed_over(spec: dict[str, Any], words: str) -> None:
+    world = World(model=kube.model_document(**spec))
+    world.step()
+    assert world.condition("Ready") == ("False", "Unsupported")
+    assert world.message("Ready").startswith(words)
+    assert world.condition("Stalled") == ("True", "Unsupported")
+    assert world.condition("Reconciling") == ("", "")
+    assert world.condition("Resolved") == world.condition("Cached") == ("Unknown", "Unsupported")
+    assert world.many("Job") == world.many("Deployment") == []
+    _is_sound(world)
+    writes = world.writes
+    assert world.step(500).requeue_seconds is None
+    assert world.writes == writes
+    world.edit(source={"ollama": {"name": "x"}}, **{name: None for name in spec if name != "source"})
+    world.step()
+    assert world.condition("Stalled") == ("", "")
+    assert world.condition("Ready") == ("False", "Resolving")
+
+
+def test_an_edit_that_cannot_be_done_stops_what_served() -> None:
+    world = served()
+    world.edit(adapters=[{"name": "a", "source": {"oci": {"reference": "r/a"}}}])
+    world.step()
+    assert world.condition("Ready") == ("False", "Unsupported")
+    assert world.condition("Resolved") == ("True", "Pinned"), "what is known stays known"
+    assert world.one("Deployment")["spec"]["replicas"] == 0
+    world.edit(adapters=None)
+    world.step()
+    assert world.one("Deployment")["spec"]["replicas"] == 1
+    assert len(world.many("Job")) == 1, "nothing is pulled again"
+
+
+def test_what_only_tunes_is_named() -> None:
+    world = served(scaling={"minReplicas": 1, "maxReplicas": 3, "targetConcurrency": 8})
+    assert world.condition("Ready") == ("True", "Serving")
+    assert world.status()["effective"]["ignored"] == ["spec.scaling.maxReplicas", "spec.scaling.targetConcurrency"]
+    _is_sound(world)

@@ -47,6 +47,7 @@ POD_REASONS = frozenset(
 )
 """What can keep a pod of a cluster from running; none of it needs an edit of the object to go away."""
 MODEL_PROGRESS = frozenset({"Resolving", "Pulling", "Verifying", "Starting", "Loading", "Configuring"})
+MODEL_OFF = frozenset({"Suspended", "Unsupported"})
 GATEWAY_SPEC = frozenset({"Unsupported", "InvalidSpec"})
 """Faults of an Endpoint that only an edit of its spec cures."""
 GATEWAY_FAULTS = GATEWAY_SPEC | {"Forbidden", "TooLarge", "CrashLooping"} | POD_REASONS
@@ -73,8 +74,8 @@ REASONS: Mapping[str, frozenset[str]] = {
     "Available": frozenset(
         {"RunnerReady", "NoRunner", "RunnerNotReady", "NotRunning", "Crashed", "CrashLooping"} | POD_REASONS
     ),
-    "Resolved": frozenset({"DigestInSpec", "Pinned", "Resolving", "Suspended"} | PULL_REASONS | POD_REASONS),
-    "Cached": frozenset({"Verified", "Pulling", "Verifying", "Resolving", "Suspended"} | PULL_REASONS | POD_REASONS),
+    "Resolved": frozenset({"DigestInSpec", "Pinned", "Resolving"} | MODEL_OFF | PULL_REASONS | POD_REASONS),
+    "Cached": frozenset({"Verified", "Pulling", "Verifying", "Resolving"} | MODEL_OFF | PULL_REASONS | POD_REASONS),
     "Fits": frozenset({"Fits", "ExceedsMemory", "Unknown"}),
     "Reconciling": frozenset(
         {"Crashed", "NotListening"} | MODEL_PROGRESS | PULL_REASONS | POD_REASONS | GATEWAY_FAULTS

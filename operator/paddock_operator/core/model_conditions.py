@@ -43,8 +43,8 @@ def model_conditions(o: ModelObserved, pin: Pin, service: Service, memory: Mappi
 
 
 def _ready(o: ModelObserved, pin: Pin, service: Service) -> Verdict:
-    if o.model.spec.suspend:
-        return "False", "Suspended", "spec.suspend is true: no pull and no runner; set it to false"
+    if off := _off(o):
+        return "False", *off
     blocked = _blocked(o, pin)
     if blocked and not _proven_by_runner(o, pin):
         return blocked
@@ -58,6 +58,14 @@ def _ready(o: ModelObserved, pin: Pin, service: Service) -> Verdict:
     if service.wanted == 0:
         return "True", "Idle", f"{_short(pin.target)} is verified and proven; zero runners are wanted"
     return _running(o, pin, service)
+
+
+def _off(o: ModelObserved) -> tuple[str, str] | None:
+    """Why neither a pull nor a runner may be (reason, words), None if they may."""
+    if o.unsupported:
+        return "Unsupported", o.unsupported
+    suspended = "spec.suspend is true: no pull and no runner; set it to false"
+    return ("Suspended", suspended) if o.model.spec.suspend else None
 
 
 def _blocked(o: ModelObserved, pin: Pin) -> Verdict | None:
@@ -163,8 +171,8 @@ def _resolved(o: ModelObserved, pin: Pin) -> Verdict:
     if pin.target is not None:
         again = f"; the last attempt to resolve it again failed: {pin.pull.message}" if pin.failed else ""
         return "True", "Pinned", f"{pin.resolved.get('name', 'the source')} is pinned to {_short(pin.target)}{again}"
-    if o.model.spec.suspend:
-        return "Unknown", "Suspended", "spec.suspend is true and the source was not resolved before"
+    if off := _off(o):
+        return "Unknown", off[0], f"the source was not resolved before; {off[1]}"
     if pin.failed:
         return "False", pull_reason(pin.pull.reason), _attempts(o, pin)
     return "Unknown", "Resolving", "the puller resolves spec.source"
@@ -173,8 +181,8 @@ def _resolved(o: ModelObserved, pin: Pin) -> Verdict:
 def _cached(o: ModelObserved, pin: Pin) -> Verdict:
     if pin.verified or _proven_by_runner(o, pin):
         return "True", "Verified", f"all bytes of {_short(pin.target)} are in the cache and have their digests"
-    if o.model.spec.suspend:
-        return "Unknown", "Suspended", "spec.suspend is true: the bytes are not checked"
+    if off := _off(o):
+        return "Unknown", off[0], f"the bytes are not checked; {off[1]}"
     status, reason, message = _blocked(o, pin) or ("Unknown", "Resolving", "the puller resolves spec.source")
     return status if pin.failed else "Unknown", reason, message
 
@@ -200,7 +208,7 @@ def _limit(o: ModelObserved) -> tuple[int, str]:
 
 def _reconciling(o: ModelObserved, pin: Pin, service: Service, ready: Verdict) -> Verdict | None:
     """Present while a change of generation or digest is under way, never for a restart or for scaling."""
-    if ready[0] == "True" or o.model.spec.suspend or _stalled(o, pin, service):
+    if ready[0] == "True" or o.is_off or _stalled(o, pin, service):
         return None
     changing = not service.proven or o.status.get("observedGeneration") != o.model.generation
     still = find(o.status, "Reconciling").get("status") == "True"
@@ -212,6 +220,8 @@ _UNDER_WAY = MODEL_PROGRESS | PULL_REASONS | POD_REASONS | {"Crashed"}
 
 
 def _stalled(o: ModelObserved, pin: Pin, service: Service) -> Verdict | None:
+    if o.unsupported:
+        return "True", "Unsupported", o.unsupported
     if o.model.spec.suspend:
         return None
     if pin.failed and not pin.pull.retryable and not _proven_by_runner(o, pin):

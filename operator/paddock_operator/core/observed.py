@@ -10,11 +10,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from paddock_operator.core.fields import Platform
 from paddock_operator.core.resources import Endpoint, KeyRecord, Model
 
 PullState = Literal["none", "running", "succeeded", "failed"]
 RunnerState = Literal["none", "starting", "loading", "ready", "unloaded", "crashed", "stopped"]
-Platform = Literal["local", "cluster"]
 GatewayState = Literal["none", "starting", "ready", "crashed", "stopped"]
 
 
@@ -93,7 +93,8 @@ class GatewayObserved:
 class ModelObserved:
     """`status` is the last one that was written (empty for a new Model); `credentials` are (endpoint id, SHA-256 hex).
 
-    `memory_available` is what the machine (or its cgroup) has in total for this Model, 0 if unknown.
+    `memory_available` is what the machine (or its cgroup) has in total for this Model, 0 if unknown. `unsupported`:
+    what the spec asks for and this platform cannot do, in words.
     """
 
     model: Model
@@ -106,6 +107,12 @@ class ModelObserved:
     now: str
     memory_available: int = 0
     platform: Platform = "local"
+    unsupported: str = ""
+
+    @property
+    def is_off(self) -> bool:
+        """Whether neither a pull nor a runner may be."""
+        return bool(self.model.spec.suspend or self.unsupported)
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,13 +11,13 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from paddock_operator.core.clock import duration_seconds, unix_seconds
-from paddock_operator.core.cluster.endpoint_fields import ignored_on_cluster, served_apis
+from paddock_operator.core.cluster.endpoint_fields import served_apis
 from paddock_operator.core.cluster.labels import GATEWAY, RUNNER_PORT, pod_selector
 from paddock_operator.core.conditions import GATEWAY_SPEC, Condition, Truth, changes, condition, find, merge
 from paddock_operator.core.endpoint_routes import Conflict, Route, routes
 from paddock_operator.core.endpoint_spec import EndpointSpec, Limits
+from paddock_operator.core.fields import ignored_fields
 from paddock_operator.core.identity import config_hash, selector
-from paddock_operator.core.local_fields import ignored_fields
 from paddock_operator.core.observed import EndpointObserved, ModelSnapshot
 from paddock_operator.core.plan_types import EndpointPlan
 from paddock_operator.core.resources import KeyRecord
@@ -240,7 +240,7 @@ def _model_status(route: Route) -> dict[str, Any]:
 def _effective(o: EndpointObserved, keys: Sequence[KeyRecord]) -> dict[str, Any]:
     spec = o.endpoint.spec
     local = o.platform == "local"
-    ignored = ignored_fields("Endpoint", to_wire(spec)) if local else ignored_on_cluster(spec)
+    ignored = ignored_fields("Endpoint", to_wire(spec), o.platform)
     effective = {
         "auth": _auth(spec),
         "keys": len(keys),

@@ -11,8 +11,8 @@ from typing import Any
 
 from paddock_operator.core import plan_pin, plan_serve
 from paddock_operator.core.conditions import changes, merge
+from paddock_operator.core.fields import ignored_fields
 from paddock_operator.core.identity import selector, short_hash
-from paddock_operator.core.local_fields import ignored_fields
 from paddock_operator.core.memory import estimate
 from paddock_operator.core.model_conditions import counts, model_conditions, percent, shown_count
 from paddock_operator.core.observed import ModelObserved
@@ -48,12 +48,12 @@ def plan_model(o: ModelObserved) -> ModelPlan:
         "effective": _effective(o, service),
     }
     return ModelPlan(
-        pull=pin.request if pin.wanted and not o.model.spec.suspend else None,
+        pull=pin.request if pin.wanted and not o.is_off else None,
         pull_key=pin.key,
         serve=service.config,
         status={name: value for name, value in status.items() if value not in ({}, [], None)},
         notes=changes(o.status, conditions),
-        requeue_seconds=None if o.model.spec.suspend else pin.due_seconds,
+        requeue_seconds=None if o.is_off else pin.due_seconds,
         replicas=service.wanted,
         standby=service.standby,
         memory=needs.get("memory", 0),
@@ -127,5 +127,5 @@ def _effective(o: ModelObserved, service: Service) -> dict[str, Any]:
         "replicas": service.wanted,
         "updatePolicy": spec.update_policy.type if spec.update_policy else "Pinned",
     }
-    ignored = ignored_fields("Model", to_wire(spec)) if o.platform == "local" else []
+    ignored = ignored_fields("Model", to_wire(spec), o.platform)
     return effective | ({"ignored": ignored} if ignored else {})

@@ -67,7 +67,7 @@ def decide(o: ModelObserved, pin: Pin) -> Service:
     quarantine = _quarantine(o, pin, settings)
     digest = _choose(o.status.get("history") or (), quarantine, pin, spec)
     rolled_back = digest is not None and digest != pin.target and pin.verified
-    wanted = _wanted(spec, _proven(o.status.get("history") or (), pin.target, settings))
+    wanted = _wanted(o, _proven(o.status.get("history") or (), pin.target, settings))
     standby = _config(o, digest, engine if digest == pin.target else _engine_of(o, digest)) if digest else None
     config = standby if wanted else None
     in_force = config is not None and serves(o.runner, config)
@@ -119,12 +119,13 @@ def _may_roll_back(spec: ModelSpec) -> bool:
     return not (spec.rollout and spec.rollout.rollback == "Disabled")
 
 
-def _wanted(spec: ModelSpec, proven: bool) -> int:
+def _wanted(o: ModelObserved, proven: bool) -> int:
     """Runners that shall exist (one machine accepts 0 and 1): a new Model is proven once even if zero are wanted.
 
     A Model that scales down to zero keeps one runner, whose weights go when it is idle: that needs no waking.
     """
-    if spec.suspend:
+    spec = o.model.spec
+    if o.is_off:
         return 0
     if spec.replicas is not None:
         return spec.replicas or int(not proven)

@@ -1,7 +1,6 @@
-"""What of an Endpoint's spec a cluster cannot honour: fields without effect, and fields that must not be passed over.
+"""What of an Endpoint's spec a cluster cannot honour: APIs that nobody serves yet, fields that must not be passed over.
 
-Called by `plan_endpoint` and by the cluster plan of an Endpoint. A field that asks for protection or for an API which
-the gateway does not have yet makes the Endpoint not ready; what only tunes is named in status.effective.ignored.
+Called by `plan_endpoint` and by the cluster plan of an Endpoint. Which fields those are says `core.field_table`.
 """
 
 from __future__ import annotations
@@ -10,6 +9,8 @@ import ipaddress
 from collections.abc import Iterable, Iterator
 
 from paddock_operator.core.endpoint_spec import EndpointSpec, Network, Peer
+from paddock_operator.core.fields import unsupported
+from paddock_operator.core.wire import to_wire
 
 MISSING_APIS = frozenset({"anthropic"})
 Fault = tuple[str, str]
@@ -21,34 +22,13 @@ def served_apis(wanted: Iterable[str]) -> list[str]:
     return [name for name in wanted if name not in MISSING_APIS]
 
 
-def ignored_on_cluster(spec: EndpointSpec) -> list[str]:
-    """Paths of fields that are set and have no effect on a cluster yet, sorted."""
-    ignored = {
-        "spec.activation": spec.activation is not None,
-        "spec.management": spec.management == "Enabled",
-        "spec.routing": spec.routing is not None,
-    }
-    return sorted(path for path, acts in ignored.items() if acts)
-
-
 def spec_fault(spec: EndpointSpec) -> Fault | None:
     """Why this spec cannot be served as it was asked, None if it can."""
-    if unsupported := list(_unsupported(spec)):
-        return "Unsupported", "; ".join(unsupported)
+    if words := unsupported("Endpoint", to_wire(spec)):
+        return "Unsupported", words
     if wrong := list(_wrong_blocks(spec.network)):
         return "InvalidSpec", "; ".join(wrong)
     return None
-
-
-def _unsupported(spec: EndpointSpec) -> Iterator[str]:
-    if spec.auth and spec.auth.service_accounts:
-        yield "spec.auth.serviceAccounts: tokens of ServiceAccounts are not verified yet and open nothing; use apiKeys"
-    if spec.auth and spec.auth.jwt:
-        yield "spec.auth.jwt: tokens of identity providers are not verified yet and open nothing; use apiKeys"
-    if spec.limits and spec.limits.tokens_per_minute:
-        yield "spec.limits.tokensPerMinute: tokens are not counted yet; use requestsPerMinute and concurrency"
-    for name in sorted(MISSING_APIS.intersection(spec.apis)):
-        yield f"spec.apis: {name} is not served yet; list ollama and openai"
 
 
 def _wrong_blocks(network: Network | None) -> Iterator[str]:

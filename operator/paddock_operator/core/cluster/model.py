@@ -27,6 +27,7 @@ from paddock_operator.core.cluster.rolls import WAIT_SECONDS, roll
 from paddock_operator.core.cluster.runner_pod import asked, runner_deployment
 from paddock_operator.core.cluster.types import ClusterPlan, Manifest
 from paddock_operator.core.conditions import MODEL_PROGRESS, find
+from paddock_operator.core.fields import unsupported
 from paddock_operator.core.observed import ModelObserved, PullObserved, RunnerObserved
 from paddock_operator.core.plan_model import plan_model
 from paddock_operator.core.plan_types import ModelPlan
@@ -52,7 +53,7 @@ def plan_cluster_model(seen: ModelSeen) -> ClusterPlan:
         raise ValueError(f"{seen.model.get('kind')} is not a Model")
     observed, plan = _decide(seen, model)
     configs = _configs(seen, model, plan)
-    parts = [_pull(seen, model, plan, observed.runner), configs, _deployment(seen, model, plan)]
+    parts = [_pull(seen, observed, plan), configs, _deployment(seen, model, plan)]
     budget = [disruption_budget(seen, model)] if plan.replicas > 1 else []
     nudge = nudges(seen, model, configs.apply)
     return ClusterPlan(
@@ -79,6 +80,7 @@ def _decide(seen: ModelSeen, model: Model) -> tuple[ModelObserved, ModelPlan]:
         models_dir=CACHE_PATH,
         now=seen.now,
         platform="cluster",
+        unsupported=unsupported("Model", seen.model["spec"]),
     )
     with_pull = replace(blank, pull=observe_pull(seen, model, plan_model(blank).pull_key))
     wanted = plan_model(with_pull)
@@ -103,11 +105,12 @@ def _worth_writing(before: Mapping[str, Any], planned: Mapping[str, Any]) -> Map
     return planned
 
 
-def _pull(seen: ModelSeen, model: Model, plan: ModelPlan, runner: RunnerObserved) -> Part:
+def _pull(seen: ModelSeen, observed: ModelObserved, plan: ModelPlan) -> Part:
     """The Job of the wanted key: made once, then kept as it is."""
+    model = observed.model
     live = find_job(seen, model, plan.pull_key)
     if live is not None:
-        again = must_go(seen, model, live, bool(model.spec.suspend), runner.bytes_missing)
+        again = must_go(seen, model, live, observed.is_off, observed.runner.bytes_missing)
         return Part() if again and not terminating(live) else Part(keep=(("Job", name(live)),))
     if plan.pull is None or seen.claim is None:
         return Part()

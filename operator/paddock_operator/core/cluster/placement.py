@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-from paddock_operator.core.model_spec import Accelerator, Placement, Resources
+from paddock_operator.core.model_spec import Placement, Resources
 from paddock_operator.core.quantity import quantity
 from paddock_operator.core.wire import to_wire
 
@@ -14,8 +14,6 @@ MEBIBYTE = 1 << 20
 DEFAULT_CPU = "500m"
 """Request of a runner that asks for nothing: enough to be served beside others, and any idle processor is used."""
 MAX_BYTES = 1 << 60
-EXTENDED_RESOURCES = {"nvidia": "nvidia.com/gpu", "amd": "amd.com/gpu", "intel": "gpu.intel.com/xe"}
-PRODUCT_LABELS = {"nvidia": "nvidia.com/gpu.product", "amd": "amd.com/gpu.product-name"}
 
 
 def placement_fields(placement: Placement | None) -> dict[str, Any]:
@@ -25,10 +23,8 @@ def placement_fields(placement: Placement | None) -> dict[str, Any]:
     return {name: given[name] for name in names if given.get(name)}
 
 
-def runner_fields(
-    placement: Placement | None, resources: Resources | None, selector: Mapping[str, str]
-) -> dict[str, Any]:
-    """`placement_fields` with what only runners have: spreading over nodes, runtime class, device claims, product."""
+def runner_fields(placement: Placement | None, selector: Mapping[str, str]) -> dict[str, Any]:
+    """`placement_fields` with what only runners have: spreading over nodes and a runtime class."""
     fields, chosen = placement_fields(placement), placement or Placement()
     if chosen.runtime_class_name:
         fields["runtimeClassName"] = chosen.runtime_class_name
@@ -41,18 +37,6 @@ def runner_fields(
             "labelSelector": {"matchLabels": dict(selector)},
         }
     ]
-    accelerator = resources.accelerator if resources else None
-    return _with_device(fields, accelerator) if accelerator else fields
-
-
-def _with_device(fields: dict[str, Any], device: Accelerator) -> dict[str, Any]:
-    label = PRODUCT_LABELS.get(device.vendor)
-    if device.product and label:
-        fields["nodeSelector"] = {**fields.get("nodeSelector", {}), label: device.product}
-    if device.claim:
-        by_name = {"resourceClaimName": device.claim.name} if device.claim.name else {}
-        by_template = {"resourceClaimTemplateName": device.claim.template_name} if device.claim.template_name else {}
-        fields["resourceClaims"] = [{"name": "accelerator", **by_name, **by_template}]
     return fields
 
 
@@ -66,13 +50,7 @@ def runner_resources(resources: Resources | None, estimated: int) -> dict[str, A
     memory, cpu = _memory(wanted, estimated), _cpu(wanted)
     requests = {"cpu": cpu or DEFAULT_CPU, **({"memory": memory} if memory else {})}
     limits = {**({"cpu": cpu} if cpu else {}), **({"memory": memory} if memory else {})}
-    made: dict[str, Any] = {"requests": requests}
-    device = wanted.accelerator
-    if device and device.claim:
-        made["claims"] = [{"name": "accelerator"}]
-    elif device:
-        limits[device.resource_name or EXTENDED_RESOURCES[device.vendor]] = str(device.count or 1)
-    return made | ({"limits": limits} if limits else {})
+    return {"requests": requests} | ({"limits": limits} if limits else {})
 
 
 def _memory(wanted: Resources, estimated: int) -> str:

@@ -72,9 +72,7 @@ def asked(model: Model, revision: str) -> dict[str, Any]:
 
 
 def _rolling(spec: ModelSpec) -> dict[str, int]:
-    strategy = (spec.rollout.strategy if spec.rollout else None) or "Auto"
-    has_device = spec.resources is not None and spec.resources.accelerator is not None
-    drain = strategy == "Drain" or (strategy == "Auto" and has_device)
+    drain = spec.rollout is not None and spec.rollout.strategy == "Drain"
     return {"maxSurge": 0, "maxUnavailable": 1} if drain else {"maxSurge": 1, "maxUnavailable": 0}
 
 
@@ -110,5 +108,5 @@ def _pod(seen: ModelSeen, model: Model, plan: ModelPlan, revision: str) -> dict[
         [runner],
         [cache_volume(seen.settings.cache.claim_name, read_only=True), config],
         terminationGracePeriodSeconds=drain_seconds(spec) + GRACE_SECONDS,
-        **runner_fields(spec.placement, spec.resources, pod_selector(model.ref, RUNNER)),
+        **runner_fields(spec.placement, pod_selector(model.ref, RUNNER)),
     )

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from paddock_operator.core import local_fields, schema
+from paddock_operator.core import fields, schema
 from paddock_operator.core.resources import API_KEY_TYPE, is_api_key
 from paddock_operator.executors.local.crdfiles import crds
 
@@ -23,6 +23,6 @@ def checker() -> Callable[[dict[str, Any]], Sequence[str]]:
             return [str(problem) for problem in found]
         if document["kind"] == "Secret" and not is_api_key(document):
             return [f"a Secret must be of type {API_KEY_TYPE} here; remove it from the files given with -f"]
-        return [str(problem) for problem in local_fields.local_problems(document)]
+        return [str(problem) for problem in fields.local_problems(document)]
 
     return check

@@ -1,4 +1,4 @@
-"""The table of fields on one machine: complete, published, and acting as it says."""
+"""The table of fields: complete, published, and acting as it says, on a cluster and on one machine."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from tests.crds.conftest import ROOT
 from tests.crds.manifests import HEX, HTTP, endpoint, model, source
 from tests.crds.walk import nodes, schema_of
 
-from paddock_operator.core.local_fields import KINDS, covers, ignored_fields, local_problems, markdown
+from paddock_operator.core.fields import KINDS, covers, effect_on, ignored_fields, local_problems, markdown, unsupported
 from paddock_operator.core.schema import Schemas, problems
 
 Crds = dict[str, dict[str, Any]]
@@ -34,12 +34,15 @@ def test_every_row_is_a_field_of_the_crd(crds: Crds, kind: str) -> None:
 
 
 def test_the_document_is_the_table() -> None:
-    assert (ROOT / "docs" / "reference" / "local-fields.md").read_text() == markdown()
+    assert (ROOT / "docs" / "reference" / "fields.md").read_text() == markdown()
 
 
 def test_rows_that_are_not_honoured_say_why() -> None:
-    rows = [row for rows in KINDS.values() for row in rows if row.effect != "honoured"]
-    assert [row.path for row in rows if not row.note or bool(row.when) != bool(row.condition)] == []
+    for rows in KINDS.values():
+        for row in rows:
+            for effect in (row.cluster, row.local):
+                assert effect.kind == "honoured" or effect.note, row.path
+                assert bool(effect.when) == bool(effect.condition), row.path
 
 
 SOURCES: dict[str, dict[str, Any]] = {
@@ -57,7 +60,10 @@ REFUSED: dict[str, dict[str, Any]] = SOURCES | {
     "spec.resources.accelerator": model(resources={"accelerator": {"vendor": "nvidia"}}),
     "spec.replicas": model(replicas=2),
     "spec.scaling.minReplicas": model(scaling={"minReplicas": 2, "maxReplicas": 2}),
+    "spec.rollout.canary": model(rollout={"canary": {"prompt": "2+2?", "expect": "4"}}),
 }
+ON_CLUSTER = {"spec.source.ollama.secretRef", "spec.replicas", "spec.scaling.minReplicas", "spec.tls", "spec.network"}
+"""Refused on one machine, honoured on a cluster."""
 REFUSED_ENDPOINT: dict[str, dict[str, Any]] = {
     "spec.auth.serviceAccounts": endpoint(auth={"serviceAccounts": {"accounts": [{"name": "a"}]}}),
     "spec.auth.jwt": endpoint(auth={"jwt": {"issuer": "i", "audience": "a", "jwksUrl": "https://h/k"}}),
@@ -77,9 +83,25 @@ def test_refused_fields_are_an_error(schemas: Schemas, path: str, document: dict
     assert str(problem).startswith(f"{path}: not possible on one machine: ")
 
 
+@pytest.mark.parametrize(("path", "document"), [*REFUSED.items(), *REFUSED_ENDPOINT.items()])
+def test_a_cluster_names_field_and_fix(path: str, document: dict[str, Any]) -> None:
+    words = unsupported(document["kind"], document["spec"])
+    assert bool(words) != (path in ON_CLUSTER)
+    assert not words or words.startswith(f"{path}: ")
+
+
 def test_every_refused_row_is_tested() -> None:
     for kind, tested in (("Model", REFUSED), ("Endpoint", REFUSED_ENDPOINT)):
-        assert {row.path for row in KINDS[kind] if row.effect == "refused"} == set(tested)
+        for platform, paths in (("local", set(tested)), ("cluster", set(tested) - ON_CLUSTER)):
+            assert {row.path for row in KINDS[kind] if effect_on(row, platform).kind == "refused"} == paths
+
+
+def test_all_that_is_refused_is_named_at_once() -> None:
+    spec = model(quantization="Q4_K_M", serving={"mode": "Rerank"})["spec"]
+    assert unsupported("Model", spec) == (
+        "spec.quantization: nothing is converted and no file is selected yet; name a quantized model; "
+        "spec.serving.mode: only text generation is served yet; use Generate"
+    )
 
 
 @pytest.mark.parametrize(
@@ -105,12 +127,10 @@ def test_ignored_fields_are_named() -> None:
         rollout={"strategy": "Surge", "drainSeconds": 3},
         serving={"speculation": {"type": "PromptLookup"}},
     )["spec"]
-    assert ignored_fields("Model", spec) == [
-        "spec.parameters.num_gpu",
-        "spec.placement",
-        "spec.rollout.strategy",
-        "spec.scaling.maxReplicas",
-        "spec.serving.speculation",
-    ]
-    assert ignored_fields("Model", model(rollout={"strategy": "Drain"})["spec"]) == []
-    assert ignored_fields("Endpoint", endpoint(management="Disabled", routing={})["spec"]) == ["spec.routing"]
+    both = ["spec.parameters.num_gpu", "spec.scaling.maxReplicas", "spec.serving.speculation"]
+    assert ignored_fields("Model", spec, "local") == sorted([*both, "spec.placement", "spec.rollout.strategy"])
+    assert ignored_fields("Model", spec, "cluster") == both
+    assert ignored_fields("Model", model(rollout={"strategy": "Drain"})["spec"], "local") == []
+    spec = endpoint(management="Disabled", routing={}, ingress={"host": "h"})["spec"]
+    assert ignored_fields("Endpoint", spec, "local") == ["spec.ingress", "spec.routing"]
+    assert ignored_fields("Endpoint", spec, "cluster") == ["spec.routing"]
