@@ -10,6 +10,8 @@ from tests.support.apiserver import ApiServer
 from tests.support.kube_objects import Document
 from tests.support.kube_world import A, World
 
+from paddock_operator.core.cluster.settings import Cache, Settings
+
 APIS = {
     "Job": "apis/batch/v1",
     "Deployment": "apis/apps/v1",
@@ -67,6 +69,18 @@ def test_manifests_on_a_real_server(apiserver: ApiServer, namespace: str, spec: 
         assert kube.covers(stored, manifest)
         status, again = apiserver.api.request("PATCH", *patch)
         assert (status, again["metadata"]["resourceVersion"]) == (200, stored["metadata"]["resourceVersion"])
+
+
+def test_a_pull_on_a_node_on_a_real_server(apiserver: ApiServer, namespace: str) -> None:
+    world = World(model=kube.model_document("c", namespace, **FULL), settings=Settings(cache=Cache(mode="Node")))
+    world.step()
+    world.pull(A)
+    runner = world.runner()
+    world.put({**runner, "spec": {**runner["spec"], "nodeName": "n2"}})
+    (job,) = (dict(item) for item in world.plan().apply if item["kind"] == "Job")
+    status, stored = apiserver.api.request("PATCH", _path(job, namespace), job, "application/apply-patch+yaml")
+    assert status == 201, stored
+    assert kube.covers(stored, job)
 
 
 def test_a_status_on_a_real_server(apiserver: ApiServer, namespace: str) -> None:

@@ -188,21 +188,40 @@ def test_the_collector() -> None:
     assert violations(pod) == []
 
 
-def test_where_every_node_has_a_cache_each_gets_a_collector() -> None:
-    def pod(name: str, node: str, component: str = "runner") -> Document:
-        return {"metadata": {"name": name, "labels": {"paddock.dev/component": component}}, "spec": {"nodeName": node}}
+PER_NODE = Settings(cache=Cache(mode="Node"))
 
-    pods = (pod("a", "n2"), pod("b", "n1", "puller"), pod("c", "n1"), pod("d", ""), pod("e", "n3", "gateway"))
-    per_node = Settings(cache=Cache(mode="Node"))
-    found = job(plan(DAY, settings=per_node, pods=pods))
+
+def on_node(name: str, node: str, component: str = "runner") -> Document:
+    return {"metadata": {"name": name, "labels": {"paddock.dev/component": component}}, "spec": {"nodeName": node}}
+
+
+PODS = (on_node("a", "n2"), on_node("b", "n1", "puller"), on_node("c", "n1"), on_node("d", ""), on_node("e", "n3", "x"))
+
+
+def test_where_every_node_has_a_cache_each_gets_a_collector() -> None:
+    made = [item for item in plan(DAY, settings=PER_NODE, pods=PODS).apply if item["kind"] == "Job"]
+    pods = [item["spec"]["template"]["spec"] for item in made]
+    required = [pod["affinity"]["nodeAffinity"]["requiredDuringSchedulingIgnoredDuringExecution"] for pod in pods]
+    terms = [term for entry in required for term in entry["nodeSelectorTerms"]]
+    assert [term["matchFields"] for term in terms] == [
+        [{"key": "metadata.name", "operator": "In", "values": [node]}] for node in ("n1", "n2")
+    ]
+    assert len({item["metadata"]["name"] for item in made}) == 2
+    assert job(plan(DAY, settings=PER_NODE)) is None, "no node is known to have bytes"
+    live = tuple(kube.finished(kube.born(item, DAY), DAY + 5) for item in made)
+    older = collector(0)
+    kept = {name for kind, name in plan(DAY + 9, children=Children(jobs=(older, *live))).keep if kind == "Job"}
+    assert kept == {item["metadata"]["name"] for item in made}
+
+
+def test_a_collector_goes_wherever_runners_go() -> None:
+    mine = {"key": "gpu", "operator": "Exists"}
+    models = tuple(
+        {**model(name), "spec": {"source": {}, "placement": {"tolerations": [mine, {"key": name}]}}} for name in "ab"
+    )
+    found = job(plan(DAY, models=models))
     assert found is not None
-    assert (found["spec"]["completions"], found["spec"]["parallelism"]) == (2, 2)
-    required = found["spec"]["template"]["spec"]["affinity"]["nodeAffinity"]
-    terms = required["requiredDuringSchedulingIgnoredDuringExecution"]["nodeSelectorTerms"]
-    assert [term["matchFields"][0]["values"] for term in terms] == [["n1"], ["n2"]]
-    shared = job(plan(DAY, pods=pods))
-    assert shared is not None
-    assert "completions" not in shared["spec"]
+    assert found["spec"]["template"]["spec"]["tolerations"] == [mine, {"key": "a"}, {"key": "b"}]
 
 
 def test_the_same_job_is_planned_until_it_is_seen_and_then_kept() -> None:

@@ -70,7 +70,7 @@ def _off(o: ModelObserved) -> tuple[str, str] | None:
 
 def _blocked(o: ModelObserved, pin: Pin) -> Verdict | None:
     """What keeps the bytes from being there, or None."""
-    if pin.verified:
+    if _is_whole(pin):
         return None
     if pin.failed:
         return "False", pull_reason(pin.pull.reason), _attempts(o, pin)
@@ -78,7 +78,12 @@ def _blocked(o: ModelObserved, pin: Pin) -> Verdict | None:
         return "False", "Resolving", "the puller resolves spec.source"
     known = any(entry["digest"] == pin.target for entry in o.status.get("history") or ())
     said = f"; the runner says: {o.runner.message}" if o.runner.bytes_missing else ""
-    return "False", "Verifying" if known else "Pulling", _progress(pin) + said
+    return "False", "Verifying" if known and not pin.pull.node else "Pulling", _progress(pin) + said
+
+
+def _is_whole(pin: Pin) -> bool:
+    """Whether the bytes are wherever they are waited for."""
+    return pin.verified and not pin.pull.node
 
 
 def _proven_by_runner(o: ModelObserved, pin: Pin) -> bool:
@@ -112,10 +117,11 @@ def counts(o: ModelObserved) -> tuple[int, int]:
 
 
 def _progress(pin: Pin) -> str:
+    where = f" on node {pin.pull.node}" if pin.pull.node else ""
     if not pin.pull.total:
-        return f"the bytes of {_short(pin.target)} are being checked"
+        return f"the bytes of {_short(pin.target)} are being checked{where}"
     done, total = size_text(pin.pull.completed), size_text(pin.pull.total)
-    return f"{done} of {total} are there ({percent(pin.pull.completed, pin.pull.total)} %)"
+    return f"{done} of {total} are there ({percent(pin.pull.completed, pin.pull.total)} %){where}"
 
 
 def percent(completed: int, total: int) -> int:
@@ -153,7 +159,8 @@ def _available(o: ModelObserved, service: Service) -> Verdict:
 
 
 def _available_pods(o: ModelObserved, service: Service, existing: int, ready: int) -> Verdict:
-    trouble = f"; {o.runner.reason}: {o.runner.message}" if o.runner.reason else ""
+    found = [(o.runner.reason, o.runner.message), (o.pull.reason if o.pull.node else "", o.pull.message)]
+    trouble = next((f"; {reason}: {message}" for reason, message in found if reason), "")
     if ready:
         return "True", "RunnerReady", f"{ready} of {max(service.wanted, existing)} runners are ready{trouble}"
     if o.runner.reason:
@@ -169,7 +176,8 @@ def _resolved(o: ModelObserved, pin: Pin) -> Verdict:
     if o.model.spec.source.pinned_digest:
         return "True", "DigestInSpec", f"spec.source pins {_short(pin.target)}"
     if pin.target is not None:
-        again = f"; the last attempt to resolve it again failed: {pin.pull.message}" if pin.failed else ""
+        refused = pin.failed and not pin.pull.node
+        again = f"; the last attempt to resolve it again failed: {pin.pull.message}" if refused else ""
         return "True", "Pinned", f"{pin.resolved.get('name', 'the source')} is pinned to {_short(pin.target)}{again}"
     if off := _off(o):
         return "Unknown", off[0], f"the source was not resolved before; {off[1]}"
@@ -179,7 +187,7 @@ def _resolved(o: ModelObserved, pin: Pin) -> Verdict:
 
 
 def _cached(o: ModelObserved, pin: Pin) -> Verdict:
-    if pin.verified or _proven_by_runner(o, pin):
+    if _is_whole(pin) or _proven_by_runner(o, pin):
         return "True", "Verified", f"all bytes of {_short(pin.target)} are in the cache and have their digests"
     if off := _off(o):
         return "Unknown", off[0], f"the bytes are not checked; {off[1]}"

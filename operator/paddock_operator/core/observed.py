@@ -37,7 +37,10 @@ class PullResult:
 
 @dataclass(frozen=True, slots=True)
 class PullObserved:
-    """`source_hash` is the `ModelPlan.pull_key` that this pull was started for."""
+    """`source_hash` is the `ModelPlan.pull_key` that this pull was started for.
+
+    `node`: the bytes are in a cache and are brought to this node, where a runner waits for them; empty: to the cache.
+    """
 
     state: PullState = "none"
     source_hash: str = ""
@@ -48,6 +51,7 @@ class PullObserved:
     message: str = ""
     retryable: bool = False
     attempts: int = 0
+    node: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,25 +17,27 @@ from paddock_operator.core.cluster.labels import CACHE_PATH, COLLECTOR, COMPONEN
 from paddock_operator.core.cluster.meta import cache_mount, cache_volume, container, metadata, pod_spec
 from paddock_operator.core.cluster.network import component_selector
 from paddock_operator.core.cluster.observed import NamespaceSeen, Object
-from paddock_operator.core.cluster.pods import created, is_true, label, name
+from paddock_operator.core.cluster.placement import beside, to_node
+from paddock_operator.core.cluster.pods import created, is_true, label, name, node_of
 from paddock_operator.core.cluster.types import Manifest
+from paddock_operator.core.identity import short_hash
 from paddock_operator.core.plan_types import Note
 
+PREFIX = "paddock-collect-"
 LIVE = "PADDOCK_LIVE"
 MAX_LIVE = 1500
 """Digests of one list: the kernel takes 128 KiB for one environment variable."""
 RETRY_SECONDS = 60.0
 DEADLINE_SECONDS = 3600
-HOST = "kubernetes.io/hostname"
 RESOURCES = {"requests": {"cpu": "50m", "memory": "64Mi"}, "limits": {"memory": "512Mi"}}
 _DIGEST = re.compile(r"sha256:[0-9a-f]{64}")
 
 
 @dataclass(frozen=True, slots=True)
 class Collection:
-    """`start` is the Job to apply now, `keep` are names of Jobs that stay, `wait` seconds until the next one is due."""
+    """`start` are Jobs to apply now, `keep` names of Jobs that stay, `wait` seconds until the next ones are due."""
 
-    start: Manifest | None = None
+    start: tuple[Manifest, ...] = ()
     keep: tuple[str, ...] = ()
     wait: float | None = None
     notes: tuple[Note, ...] = ()
@@ -44,7 +46,7 @@ class Collection:
 def plan_collection(seen: NamespaceSeen, labels: Mapping[str, str]) -> Collection:
     """Decide about the collector of a namespace. `labels` are those of namespace objects."""
     jobs = sorted((job for job in seen.children.jobs if _is_collector(job)), key=lambda job: (created(job), name(job)))
-    keep = tuple(name(job) for job in jobs if job is jobs[-1] or not _is_finished(job))
+    keep = tuple(name(job) for job in jobs if _round(job) == _round(jobs[-1]) or not _is_finished(job))
     due = _due(seen, jobs)
     if due is None or any(not _is_finished(job) for job in jobs):
         return Collection(keep=keep)
@@ -67,7 +69,12 @@ def _start(seen: NamespaceSeen, labels: Mapping[str, str], due: int, keep: tuple
         return Collection(
             keep=keep, wait=float(seen.settings.collect_seconds), notes=(Note("CollectorSkipped", words),)
         )
-    return Collection(_job(seen, labels, due, digests), keep)
+    return Collection(tuple(_job(seen, labels, due, digests, node) for node in _nodes(seen)), keep)
+
+
+def _round(job: Object) -> str:
+    """What the Jobs that were made together have in common: the time when they were due."""
+    return name(job).removeprefix(PREFIX).partition("-")[0]
 
 
 def _is_collector(job: Object) -> bool:
@@ -113,26 +120,23 @@ def _digests(value: Any) -> Iterator[str]:
             yield from _digests(item)
 
 
-def _job(seen: NamespaceSeen, labels: Mapping[str, str], due: int, digests: list[str]) -> dict[str, Any]:
+def _job(seen: NamespaceSeen, labels: Mapping[str, str], due: int, digests: list[str], node: str) -> dict[str, Any]:
     marked = {**labels, COMPONENT: COLLECTOR}
-    nodes = _nodes(seen)
-    spec: dict[str, Any] = {
-        "backoffLimit": 3,
-        "activeDeadlineSeconds": DEADLINE_SECONDS,
-        "template": {"metadata": {"labels": marked}, "spec": _pod(seen, digests, nodes)},
-    }
-    if len(nodes) > 1:
-        spec |= {"completions": len(nodes), "parallelism": len(nodes)}
+    # named by the time when it was due: whoever plans it again plans the same Job
+    called = f"{PREFIX}{due}-{short_hash({'node': node})[:8]}" if node else f"{PREFIX}{due}"
     return {
         "apiVersion": "batch/v1",
         "kind": "Job",
-        # named by the time when it was due: whoever plans it again plans the same Job
-        "metadata": metadata(f"paddock-collect-{due}", seen.namespace, marked),
-        "spec": spec,
+        "metadata": metadata(called, seen.namespace, marked),
+        "spec": {
+            "backoffLimit": 3,
+            "activeDeadlineSeconds": DEADLINE_SECONDS,
+            "template": {"metadata": {"labels": marked}, "spec": _pod(seen, digests, node)},
+        },
     }
 
 
-def _pod(seen: NamespaceSeen, digests: list[str], nodes: list[str]) -> dict[str, Any]:
+def _pod(seen: NamespaceSeen, digests: list[str], node: str) -> dict[str, Any]:
     images = seen.settings.images
     live, min_age = json.dumps({"digests": digests}, separators=(",", ":")), seen.settings.collect_min_age_seconds
     collector = container(
@@ -146,30 +150,26 @@ def _pod(seen: NamespaceSeen, digests: list[str], nodes: list[str]) -> dict[str,
         terminationMessagePolicy="FallbackToLogsOnError",
     )
     volume = cache_volume(seen.settings.cache.claim_name, read_only=False)
-    affinity = _each(nodes) if nodes else _beside()
-    return pod_spec("paddock-puller", images, [collector], [volume], restartPolicy="Never", affinity=affinity)
+    return pod_spec("paddock-puller", images, [collector], [volume], restartPolicy="Never", **_where(seen, node))
+
+
+def _where(seen: NamespaceSeen, node: str) -> dict[str, Any]:
+    """On that node; without one beside runners: a volume that one node holds is there already."""
+    affinity = to_node(node) if node else beside(component_selector(RUNNER))
+    tolerations = _tolerations(seen)
+    return {"affinity": affinity} | ({"tolerations": tolerations} if tolerations else {})
+
+
+def _tolerations(seen: NamespaceSeen) -> list[Any]:
+    """Those of all Models: a cache is where one of them runs."""
+    placements = ((model.get("spec") or {}).get("placement") or {} for model in seen.models)
+    found = [entry for placement in placements for entry in placement.get("tolerations") or ()]
+    return [entry for index, entry in enumerate(found) if entry not in found[:index]]
 
 
 def _nodes(seen: NamespaceSeen) -> list[str]:
-    """In mode Node every node has a cache of its own: those where pods use it now. Else none is named."""
+    """In mode Node every node has a cache of its own: those where pods use it, or brought bytes. Else none is named."""
     if seen.settings.cache.mode != "Node":
-        return []
+        return [""]
     users = (pod for pod in seen.pods if label(pod, COMPONENT) in (PULLER, RUNNER))
-    return sorted({str((pod.get("spec") or {}).get("nodeName") or "") for pod in users} - {""})
-
-
-def _beside() -> dict[str, Any]:
-    """Where the runners are: a volume that one node holds is there already."""
-    term = {"labelSelector": component_selector(RUNNER), "topologyKey": HOST}
-    preferred = [{"weight": 100, "podAffinityTerm": term}]
-    return {"podAffinity": {"preferredDuringSchedulingIgnoredDuringExecution": preferred}}
-
-
-def _each(nodes: list[str]) -> dict[str, Any]:
-    """One collector on each of these nodes."""
-    terms = [{"matchFields": [{"key": "metadata.name", "operator": "In", "values": [node]}]} for node in nodes]
-    apart = {"labelSelector": component_selector(COLLECTOR), "topologyKey": HOST}
-    return {
-        "nodeAffinity": {"requiredDuringSchedulingIgnoredDuringExecution": {"nodeSelectorTerms": terms}},
-        "podAntiAffinity": {"requiredDuringSchedulingIgnoredDuringExecution": [apart]},
-    }
+    return sorted(set(map(node_of, users)) - {""})

@@ -17,6 +17,8 @@ REVISION = "paddock.dev/revision"
 """Label of runner pods: `revision_of` the configuration they started with."""
 PULL_KEY = "paddock.dev/pull-key"
 """Annotation of a pull Job: the `ModelPlan.pull_key` that it answers."""
+NODE = "paddock.dev/node"
+"""Annotation of a pull Job that is pinned to a node: the node's name."""
 CONFIG_HASH = "paddock.dev/config-hash"
 """Annotation: SHA-256 of the configuration that an object holds; of a pod: the last one it was nudged for."""
 CREDENTIAL_HASH = "paddock.dev/credential-sha256"
@@ -51,9 +53,10 @@ def revision_of(config: dict[str, object]) -> str:
     return short_hash({name: config[name] for name in RESTART_FIELDS})[:8]
 
 
-def pull_job_name(ref: Ref, pull_key: str) -> str:
-    """Name of the Job that answers a pull key; at most 63 characters."""
-    return f"{child_name(ref)}-{short_hash({'key': pull_key})[:8]}"
+def pull_job_name(ref: Ref, pull_key: str, node: str = "") -> str:
+    """Name of the Job that answers a pull key, anywhere or on one node; at most 63 characters."""
+    identity = {"key": pull_key} | ({"node": node} if node else {})
+    return f"{child_name(ref)}-{short_hash(identity)[:8]}"
 
 
 def config_map_name(ref: Ref, revision: str) -> str:

@@ -20,6 +20,7 @@ from paddock_operator.core.cluster.model_manifests import (
     runner_service,
 )
 from paddock_operator.core.cluster.model_runner import observe_runner
+from paddock_operator.core.cluster.node_pulls import node_pulls, observe_nodes
 from paddock_operator.core.cluster.observed import ModelSeen
 from paddock_operator.core.cluster.pods import FINISHED, label, name, phase, runners, terminating
 from paddock_operator.core.cluster.pull_job import find_job, must_go, observe_pull, pull_job
@@ -54,12 +55,13 @@ def plan_cluster_model(seen: ModelSeen) -> ClusterPlan:
     observed, plan = _decide(seen, model)
     configs = _configs(seen, model, plan)
     parts = [_pull(seen, observed, plan), configs, _deployment(seen, model, plan)]
+    nodes = Part(*node_pulls(seen, model, plan.standby, off=observed.is_off))
     budget = [disruption_budget(seen, model)] if plan.replicas > 1 else []
     nudge = nudges(seen, model, configs.apply)
     return ClusterPlan(
         # the Deployment comes last: its pods mount what stands before it
-        apply=(*parts[0].apply, *configs.apply, runner_service(seen, model), *budget, *parts[2].apply),
-        keep=tuple(item for part in parts for item in part.keep),
+        apply=(*parts[0].apply, *nodes.apply, *configs.apply, runner_service(seen, model), *budget, *parts[2].apply),
+        keep=tuple(item for part in (*parts, nodes) for item in part.keep),
         status=_worth_writing(observed.status, plan.status),
         notes=plan.notes,
         nudge=nudge,
@@ -82,9 +84,14 @@ def _decide(seen: ModelSeen, model: Model) -> tuple[ModelObserved, ModelPlan]:
         platform="cluster",
         unsupported=unsupported("Model", seen.model["spec"]),
     )
-    with_pull = replace(blank, pull=observe_pull(seen, model, plan_model(blank).pull_key))
+    key = plan_model(blank).pull_key
+    with_pull = replace(blank, pull=observe_nodes(seen, model, key) or observe_pull(seen, model, key))
     wanted = plan_model(with_pull)
-    observed = replace(with_pull, runner=observe_runner(seen, model, wanted.serve))
+    runner = observe_runner(seen, model, wanted.serve)
+    if seen.settings.cache.mode == "Node":
+        # a node that lacks bytes is no reason to look for them everywhere else
+        runner = replace(runner, bytes_missing=False)
+    observed = replace(with_pull, runner=runner)
     return observed, plan_model(observed)
 
 

@@ -110,6 +110,11 @@ def _unready(pod: Object, seen: ModelSeen) -> RunnerObserved:
     return _on_its_way(status, event, seen)
 
 
+def lacks_bytes(pod: Object, seen: ModelSeen) -> bool:
+    """Whether a runner says that the bytes which it waited for are not there, or damaged."""
+    return not ready(pod) and _unready(pod, seen).bytes_missing
+
+
 def _lost_engine(pod: Object, event: Mapping[str, Any], restarts: int) -> RunnerObserved:
     """The front lives and starts its engine again and again; its last error stays the truth until it is ready."""
     starved = _whole(event, "oomKills") > 0

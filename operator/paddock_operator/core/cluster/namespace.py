@@ -31,8 +31,7 @@ def plan_namespace(seen: NamespaceSeen) -> ClusterPlan:
     apply += namespace_policies(seen.namespace, LABELS, seen.settings)
     if seen.claim is None:
         apply.append(_claim(seen))
-    if collection.start is not None:
-        apply.append(collection.start)
+    apply += collection.start
     keep = [("PersistentVolumeClaim", seen.settings.cache.claim_name), *(("Job", job) for job in collection.keep)]
     return ClusterPlan(tuple(apply), tuple(keep), notes=collection.notes, requeue_seconds=collection.wait)
 

@@ -10,6 +10,7 @@ from paddock_operator.core.model_spec import Placement, Resources
 from paddock_operator.core.quantity import quantity
 from paddock_operator.core.wire import to_wire
 
+HOST = "kubernetes.io/hostname"
 MEBIBYTE = 1 << 20
 DEFAULT_CPU = "500m"
 """Request of a runner that asks for nothing: enough to be served beside others, and any idle processor is used."""
@@ -23,6 +24,27 @@ def placement_fields(placement: Placement | None) -> dict[str, Any]:
     return {name: given[name] for name in names if given.get(name)}
 
 
+def on_node(placement: Placement | None, node: str) -> dict[str, Any]:
+    """Fields that pin a pod to a node, past what keeps others off it."""
+    kept = {
+        name: value for name, value in placement_fields(placement).items() if name not in ("nodeSelector", "affinity")
+    }
+    return kept | {"affinity": to_node(node)}
+
+
+def to_node(node: str) -> dict[str, Any]:
+    """The affinity to exactly one node; by name, because a label can be changed."""
+    term = {"matchFields": [{"key": "metadata.name", "operator": "In", "values": [node]}]}
+    return {"nodeAffinity": {"requiredDuringSchedulingIgnoredDuringExecution": {"nodeSelectorTerms": [term]}}}
+
+
+def beside(selector: Mapping[str, Any]) -> dict[str, Any]:
+    """The affinity to nodes where pods of a label selector run, if one of those takes the pod."""
+    term = {"labelSelector": dict(selector), "topologyKey": HOST}
+    preferred = [{"weight": 100, "podAffinityTerm": term}]
+    return {"podAffinity": {"preferredDuringSchedulingIgnoredDuringExecution": preferred}}
+
+
 def runner_fields(placement: Placement | None, selector: Mapping[str, str]) -> dict[str, Any]:
     """`placement_fields` with what only runners have: spreading over nodes and a runtime class."""
     fields, chosen = placement_fields(placement), placement or Placement()
@@ -32,7 +54,7 @@ def runner_fields(placement: Placement | None, selector: Mapping[str, str]) -> d
     fields["topologySpreadConstraints"] = [dict(entry) for entry in chosen.topology_spread_constraints] or [
         {
             "maxSkew": 1,
-            "topologyKey": "kubernetes.io/hostname",
+            "topologyKey": HOST,
             "whenUnsatisfiable": "ScheduleAnyway",
             "labelSelector": {"matchLabels": dict(selector)},
         }

@@ -52,6 +52,11 @@ def terminating(document: Object) -> bool:
     return bool(meta(document).get("deletionTimestamp"))
 
 
+def node_of(pod: Object) -> str:
+    """The node that a pod was given to, empty as long as there is none."""
+    return str((pod.get("spec") or {}).get("nodeName") or "")
+
+
 def phase(pod: Object) -> str:
     """The phase of a pod."""
     return str((pod.get("status") or {}).get("phase") or "")

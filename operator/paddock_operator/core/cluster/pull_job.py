@@ -12,9 +12,12 @@ from typing import Any
 from paddock_operator.core.cluster.labels import (
     CACHE_PATH,
     CONFIG_PATH,
+    NODE,
     PULL_KEY,
     PULLER,
+    RUNNER,
     common_labels,
+    pod_selector,
     pull_job_name,
 )
 from paddock_operator.core.cluster.meta import (
@@ -27,7 +30,7 @@ from paddock_operator.core.cluster.meta import (
     template_hash,
 )
 from paddock_operator.core.cluster.observed import ModelSeen, Object
-from paddock_operator.core.cluster.placement import placement_fields
+from paddock_operator.core.cluster.placement import beside, on_node, placement_fields
 from paddock_operator.core.cluster.pods import (
     age,
     annotation,
@@ -68,24 +71,25 @@ REPEAT_SECONDS = 300.0
 RESOURCES = {"requests": {"cpu": "100m", "memory": "64Mi"}, "limits": {"memory": "512Mi"}}
 
 
-def pull_job(seen: ModelSeen, model: Model, key: str, request: Mapping[str, Any]) -> dict[str, Any]:
-    """The Job that answers a pull key. `request` is that of the contracts: source and digest."""
+def pull_job(seen: ModelSeen, model: Model, key: str, request: Mapping[str, Any], node: str = "") -> dict[str, Any]:
+    """The Job that answers a pull key, anywhere or on one node. `request` is that of the contracts: source, digest."""
     labels = common_labels(model.ref, PULLER)
-    marks = {PULL_KEY: key, TEMPLATE_HASH: template_hash(_pod(seen, model, ""))}
+    marks = {PULL_KEY: key, TEMPLATE_HASH: template_hash(_pod(seen, model, "", node))}
+    marks |= {NODE: node} if node else {}
     text = canonical_json(request).decode().rstrip("\n")
     return {
         "apiVersion": "batch/v1",
         "kind": "Job",
-        "metadata": metadata(pull_job_name(model.ref, key), model.ref.namespace, labels, marks, seen.model),
+        "metadata": metadata(pull_job_name(model.ref, key, node), model.ref.namespace, labels, marks, seen.model),
         "spec": {
             # a retryable error is tried again by the kubelet in the same pod, for ever
             "backoffLimit": 2147483647,
-            "template": {"metadata": {"labels": labels}, "spec": _pod(seen, model, text)},
+            "template": {"metadata": {"labels": labels}, "spec": _pod(seen, model, text, node)},
         },
     }
 
 
-def _pod(seen: ModelSeen, model: Model, request: str) -> dict[str, Any]:
+def _pod(seen: ModelSeen, model: Model, request: str, node: str) -> dict[str, Any]:
     secret = secret_name(model.spec.source)
     volumes = [cache_volume(seen.settings.cache.claim_name, read_only=False)]
     mounts = [cache_mount(CACHE_PATH, read_only=False)]
@@ -99,9 +103,18 @@ def _pod(seen: ModelSeen, model: Model, request: str) -> dict[str, Any]:
     env = [(REQUEST, request), *([(ALLOWED_HOSTS, hosts)] if hosts else [])]
     images = seen.settings.images
     puller = container(PULLER, images.gateway, images, args, RESOURCES, env=env, mounts=mounts)
+    where = _where(seen, model, node)
+    return pod_spec("paddock-puller", images, [puller], volumes, restartPolicy="OnFailure", **where)
+
+
+def _where(seen: ModelSeen, model: Model, node: str) -> dict[str, Any]:
+    if node:
+        return on_node(model.spec.placement, node)
     # the first pod of a cache chooses the node of its volume: it has to be one that takes the runners, too
     where = placement_fields(model.spec.placement)
-    return pod_spec("paddock-puller", images, [puller], volumes, restartPolicy="OnFailure", **where)
+    if seen.settings.cache.mode == "Node":
+        where.setdefault("affinity", beside({"matchLabels": pod_selector(model.ref, RUNNER)}))
+    return where
 
 
 def secret_name(source: Source) -> str:
@@ -124,8 +137,11 @@ def is_finished(job: Object) -> bool:
 def observe_pull(seen: ModelSeen, model: Model, key: str) -> PullObserved:
     """What is seen of the pull with this key."""
     job = find_job(seen, model, key)
-    if job is None:
-        return _not_started(seen, key)
+    return _not_started(seen, key) if job is None else observe_job(seen, job, key)
+
+
+def observe_job(seen: ModelSeen, job: Object, key: str) -> PullObserved:
+    """What is seen of a live Job that pulls for a key."""
     pod = pod_of(seen, job)
     if pod is None:
         return _without_pod(seen, job, key)
@@ -229,4 +245,4 @@ def _outdated(seen: ModelSeen, model: Model, job: Object) -> bool:
     """Another Job would be made now, and nothing would be lost by it."""
     pod = pod_of(seen, job)
     busy = pod is not None and bool(running(container_status(pod, PULLER)))
-    return not busy and annotation(job, TEMPLATE_HASH) != template_hash(_pod(seen, model, ""))
+    return not busy and annotation(job, TEMPLATE_HASH) != template_hash(_pod(seen, model, "", annotation(job, NODE)))
