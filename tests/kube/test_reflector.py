@@ -97,7 +97,7 @@ def compact(cluster: Cluster) -> None:
 
 async def test_a_version_that_is_too_old_is_gone(client: Client, cluster: Cluster) -> None:
     with pytest.raises(ApiError) as caught:
-        async for _ in client.watch(CONFIG_MAP, cluster.namespace, "1", 5):
+        async for _ in client.watch(CONFIG_MAP, cluster.namespace, "1", 5, lambda: None):
             pass
     assert caught.value.gone
 

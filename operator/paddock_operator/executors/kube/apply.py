@@ -6,7 +6,7 @@ A manifest that the API server's admission changes again is applied once per liv
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from paddock_operator.core.cluster.diff import as_stored, needs_apply
@@ -32,6 +32,18 @@ class Applier:
     def __init__(self, client: Client, world: World) -> None:
         self._client, self._world = client, world
         self._contested: dict[Place, tuple[str, str]] = {}
+
+    async def apply_all(self, manifests: Iterable[Manifest]) -> ApiError | None:
+        """Apply manifests in their order; the first refusal, which does not hold up the others. Raises other ApiErrors."""
+        first: ApiError | None = None
+        for manifest in manifests:
+            try:
+                await self.apply(manifest)
+            except ApiError as error:
+                if not error.refusal:
+                    raise
+                first = first or _named(error, manifest)
+        return first
 
     async def apply(self, manifest: Manifest) -> bool:
         """Apply one manifest if live differs; whether something was written. Raises ApiError."""
@@ -91,6 +103,12 @@ class Applier:
                 if not error.absent:
                     raise
         return len(due)
+
+
+def _named(error: ApiError, manifest: Manifest) -> ApiError:
+    subject = f"{manifest['kind']} {manifest['metadata']['name']}"
+    message = f"the API server refuses {subject}: {error.message}"
+    return ApiError(error.status, error.reason, message, error.retry_after)
 
 
 def _doomed(item: Object, wanted: set[tuple[str, str]]) -> bool:

@@ -81,9 +81,11 @@ class Client:
                 return items, str(page["metadata"]["resourceVersion"])
 
     async def watch(
-        self, kind: Kind, namespace: str, version: str, seconds: int, **query: str
+        self, kind: Kind, namespace: str, version: str, seconds: int, opened: Callable[[], None], **query: str
     ) -> AsyncIterator[tuple[str, Body]]:
         """(type, object) of each change after `version`, bookmarks included; ends after `seconds`.
+
+        `opened` is called when the server has agreed to tell.
 
         An ERROR in the stream is raised as the ApiError that it is (410: list again).
         """
@@ -91,6 +93,7 @@ class Client:
         asked["timeoutSeconds"] = str(seconds)
         timeout = aiohttp.ClientTimeout(total=None, sock_connect=5, sock_read=INACTIVITY_SECONDS)
         answer = await self._open("watch", "GET", kind.path(namespace), asked, timeout=timeout)
+        opened()
         try:
             async for line in answer.response.content:
                 event = json.loads(line)

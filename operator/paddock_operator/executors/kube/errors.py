@@ -3,6 +3,11 @@
 from __future__ import annotations
 
 
+REFUSED = (400, 403, 422)
+UNTYPED = "failed to create typed patch object"
+"""How an API server begins when a field of an applied object is of the wrong type or unknown; it calls that a 500."""
+
+
 class ApiError(Exception):
     """The API server refused a request, or nobody answered.
 
@@ -32,3 +37,12 @@ class ApiError(Exception):
     def forbidden(self) -> bool:
         """The operator lacks the right."""
         return self.status in (401, 403)
+
+    @property
+    def refusal(self) -> bool:
+        """The object itself is refused: it is invalid, or a quota, a policy or a missing right is against it.
+
+        In a namespace that is being deleted that is no news.
+        """
+        refused = self.status in REFUSED or (self.status == 500 and self.message.startswith(UNTYPED))
+        return refused and "being terminated" not in self.message

@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
-from collections.abc import Callable, Coroutine, Mapping
+from collections.abc import Callable, Coroutine, Iterable, Mapping
 from typing import Any
 
 from paddock_operator.core.cluster.observed import Object
@@ -27,6 +27,7 @@ AT_ONCE = 4
 CROWD = 20
 """With more looks than this under way, each pod is looked at less often."""
 MAX_PAUSE = 60.0
+FIRST_LOOK_SECONDS = 5.0
 WARNING_SECONDS = 5.0
 WARNING_PAGES = 5
 
@@ -41,6 +42,7 @@ class Looks:
         self._events: dict[str, tuple[int, Mapping[str, Any]]] = {}
         self._looked: dict[str, float] = {}
         self._failures: dict[str, int] = {}
+        self._read: set[str] = set()
         self._warnings: dict[str, dict[str, tuple[str, str]]] = {}
         self._warned: dict[str, float] = {}
 
@@ -66,11 +68,20 @@ class Looks:
         self._start(self._read_log(pod, container, key))
         return pause
 
+    def awaits_first(self, pods: Iterable[Object]) -> bool:
+        """Whether the first look at one of these pods began less than five seconds ago and has not ended.
+
+        What a pod told an earlier process is unknown until then: a plan would take it for not told.
+        """
+        unread = (pod["metadata"]["uid"] for pod in pods if pod["metadata"]["uid"] not in self._read)
+        return any(self._clock() - self._looked.get(uid, -MAX_PAUSE) < FIRST_LOOK_SECONDS for uid in unread)
+
     def forget_pod(self, uid: str) -> None:
         """A pod is gone."""
         self._events.pop(uid, None)
         self._looked.pop(uid, None)
         self._failures.pop(uid, None)
+        self._read.discard(uid)
 
     def warnings(self, namespace: str) -> Mapping[str, tuple[str, str]]:
         """uid → (reason, message) of the newest Warning, as seen last."""
@@ -97,16 +108,23 @@ class Looks:
 
     async def _read_log(self, pod: Object, container: str, key: Ref) -> None:
         metadata = pod["metadata"]
+        uid = metadata["uid"]
+        event = None
         try:
             async with self._places:
                 text = await self._client.pod_log(metadata["namespace"], metadata["name"], container, TAIL_LINES)
         except ApiError as error:
             self._no_log(metadata, error)
+        else:
+            self._failures.pop(uid, None)
+            event = last_event(text)
+        if uid not in self._looked:
             return
-        self._failures.pop(metadata["uid"], None)
-        event = last_event(text)
-        if event is not None and metadata["uid"] in self._looked and self.event(pod) != event:
-            self._events[metadata["uid"]] = (_restarts(pod), event)
+        news = event is not None and self.event(pod) != event
+        if news and event is not None:
+            self._events[uid] = (_restarts(pod), event)
+        if news or uid not in self._read:
+            self._read.add(uid)
             self._ring(key, 0.0)
 
     def _pause(self, uid: str, container: str) -> float:

@@ -17,7 +17,7 @@ from paddock_operator.executors.kube.apply import Applier
 from paddock_operator.executors.kube.errors import ApiError
 from paddock_operator.executors.kube.gather import Gatherer
 from paddock_operator.executors.kube.kinds import ENDPOINT, MODEL, SECRET
-from paddock_operator.executors.kube.looks import Looks
+from paddock_operator.executors.kube.looks import FIRST_LOOK_SECONDS, Looks
 from paddock_operator.executors.kube.names import Names
 from paddock_operator.executors.kube.recorder import Recorder
 from paddock_operator.executors.kube.rings import NAMES, Ring, namespace_key
@@ -52,12 +52,25 @@ class Hands:
     ring: Ring
 
 
+@dataclass(frozen=True, slots=True)
+class Planned:
+    """A plan with the children that it was made for. `again`: seconds until logs or Warnings are due; `retell` makes the
+    plan that tells of a refusal.
+    """
+
+    plan: ClusterPlan
+    children: Children
+    again: float | None = None
+    retell: Callable[[str], ClusterPlan] | None = None
+
+
 class Reconciler:
     """`reconcile(key)` returns the seconds until the next look (infinity: a ring brings one), None if it is gone."""
 
     def __init__(self, world: World, names: Names, gatherer: Gatherer, hands: Hands, plans: Plans) -> None:
         self._world, self._names, self._gatherer, self._hands, self._plans = world, names, gatherer, hands, plans
         self._prepared: set[str] = set()
+        self._refused: dict[str, str] = {}
         self._steps = {MODEL.name: self._model, ENDPOINT.name: self._endpoint, NAMES: self._spread_names}
 
     async def reconcile(self, key: Ref) -> float | None:
@@ -76,7 +89,10 @@ class Reconciler:
             return UNKNOWN_SECRETS_SECONDS
         # From here to the plan nothing is awaited: what is seen is of one moment, and the gate cannot be passed twice.
         seen, again = self._gatherer.model(key, document, self._hands.gate.may_roll())
-        return await self._carry_out(key, document, seen.children, self._plans.model(seen), again)
+        if self._hands.looks.awaits_first(seen.children.pods):
+            return FIRST_LOOK_SECONDS
+        plan = await self._planned(document, lambda: self._plans.model(seen))
+        return await self._carry_out(key, document, seen.children, plan, again)
 
     async def _endpoint(self, key: Ref) -> float | None:
         document = await self._living(key)
@@ -86,7 +102,7 @@ class Reconciler:
         if not watch.ready:
             return UNKNOWN_SECRETS_SECONDS
         seen, again = self._gatherer.endpoint(key, document, self._hands.gate.may_roll(), watch)
-        plan = self._plans.endpoint(seen)
+        plan = await self._planned(document, lambda: self._plans.endpoint(seen))
         if watch.problem:
             plan = _without_secrets(plan)
         return await self._carry_out(key, document, seen.children, plan, again)
@@ -104,6 +120,15 @@ class Reconciler:
         finally:
             # Even if it failed: a Model's own trouble tells more than silence.
             self._set_prepared(key.namespace)
+
+    async def _planned(self, document: Object, plan: Callable[[], ClusterPlan]) -> ClusterPlan:
+        """The plan. One that fails is an error of ours, of which the object's owner hears too."""
+        try:
+            return plan()
+        except Exception as error:
+            message = f"the operator failed on this object ({type(error).__name__}); its log says more"
+            await self._hands.recorder.event(document, "PlanFailed", message, warning=True)
+            raise
 
     async def _spread_names(self, key: Ref) -> float | None:
         """Ring the Models whose public names or credentials are new."""

@@ -51,7 +51,8 @@ class Reflector:
         self._version = ""
 
     def __str__(self) -> str:
-        return f"{self._store.kind.plural} {self._scope.fields}in {self._scope.namespace or 'all namespaces'}"
+        fields = f"with {self._scope.fields} " if self._scope.fields else ""
+        return f"{self._store.kind.plural} {fields}in {self._scope.namespace or 'all namespaces'}"
 
     def silent_seconds(self) -> float:
         """Seconds since the API server was last heard; an open watch speaks about once a minute."""
@@ -77,7 +78,9 @@ class Reflector:
     async def _watch(self) -> None:
         kind, scope = self._store.kind, self._scope
         seconds = random.randint(*WATCH_SECONDS)  # noqa: S311
-        async for what, item in self._client.watch(kind, scope.namespace, self._version, seconds, **scope.query()):
+        async for what, item in self._client.watch(
+            kind, scope.namespace, self._version, seconds, self._heard, **scope.query()
+        ):
             self._heard()
             self._version = str(item["metadata"]["resourceVersion"])
             if what == "DELETED":
@@ -101,7 +104,7 @@ class Reflector:
             self._settle(error.message)
             return REFUSED_DELAY * random.uniform(0.9, 1.1)  # noqa: S311
         self._failures += 1
-        log.warning("watch of %s failed: %s", self, error)
+        log.log(logging.INFO if self._failures == 1 else logging.WARNING, "watch of %s failed: %s", self, error)
         delay = min(MAX_DELAY, FIRST_DELAY * 2.0 ** min(self._failures, 10)) * random.uniform(0.5, 1.0)  # noqa: S311
         return max(delay, error.retry_after or 0.0)
 

@@ -57,7 +57,7 @@ class Rings:
         item = after or before or {}
         namespace = str(item["metadata"].get("namespace") or "")
         if kind in (MODEL, ENDPOINT):
-            self._declared(Ref(kind.name, namespace, item["metadata"]["name"]), before, after)
+            self._declared(Ref(kind.name, namespace, item["metadata"]["name"]), before, after, own)
         elif kind is CLAIM:
             self._claim(namespace, before, after)
         elif kind is SECRET and item.get("type") == API_KEY_TYPE:
@@ -82,14 +82,14 @@ class Rings:
         for item in self._within(kind.name, namespace):
             self._ring(Ref(kind.name, namespace, item["metadata"]["name"]), after)
 
-    def _declared(self, key: Ref, before: Object | None, after: Object | None) -> None:
+    def _declared(self, key: Ref, before: Object | None, after: Object | None, own: bool) -> None:
         child = (key.namespace, child_name(key))
         if before is None or after is None:
             self._children.pop(child, None)
             self._ring(namespace_key(key.namespace), 0.0)
         if after is not None:
             self._children[child] = key
-        if intent(before) != intent(after):
+        if intent(before) != intent(after) or (not own and _status(before) != _status(after)):
             self._ring(key, 0.0)
         if key.kind == ENDPOINT.name:
             if intent(before) != intent(after):
@@ -124,6 +124,10 @@ def intent(item: Object | None) -> Any:
         return None
     metadata = item["metadata"]
     return metadata.get("uid"), metadata.get("generation"), bool(metadata.get("deletionTimestamp"))
+
+
+def _status(item: Object | None) -> Any:
+    return item.get("status") if item else None
 
 
 def _labels(item: Object | None) -> Any:
