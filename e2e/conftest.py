@@ -6,10 +6,12 @@
 
 from __future__ import annotations
 
+import functools
 import importlib.util
 import json
 import os
 import subprocess
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -17,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tests.support.gguf_maker import make_gguf
 
 from e2e.support import objects
 from e2e.support.cluster import ROOT, Cluster, eventually
@@ -61,6 +64,14 @@ def files(cluster: Cluster) -> None:
     send_file(cluster, real, objects.FILE)
     send_file(cluster, real[:1000], "short.gguf")
     send_file(cluster, PAGE, "page.gguf")
+    send_file(cluster, tiny(), "tiny.gguf")
+
+
+@functools.cache
+def tiny() -> bytes:
+    """A GGUF of a few hundred kilobytes that the engine really loads; its words mean nothing."""
+    with tempfile.TemporaryDirectory() as folder:
+        return make_gguf(Path(folder) / "tiny.gguf").read_bytes()
 
 
 def send_file(cluster: Cluster, data: bytes, name: str) -> None:

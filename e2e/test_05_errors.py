@@ -55,9 +55,12 @@ def test_an_unreachable_server_is_tried_again(cluster: Cluster, fresh: str) -> N
     found = cluster.wait_reason(fresh, "model", "one", {"NetworkError"}, timeout=90)
     assert "8001" in found["message"]
     assert not cluster.condition(fresh, "model", "one", "Stalled")
-    service = [{"name": "http", "port": 8000}, {"name": "late", "port": 8001, "targetPort": 8000}]
-    cluster.patch(FILES, "service", "files", {"spec": {"ports": service}})
-    cluster.wait(fresh, "model", "one", timeout=300)
+    try:
+        cluster.patch(FILES, "service", "files", {"spec": {"ports": [objects.FILES_PORT, objects.LATE_PORT]}})
+        cluster.wait(fresh, "model", "one", timeout=300)
+    finally:
+        closed = {**objects.LATE_PORT, "targetPort": 9}
+        cluster.patch(FILES, "service", "files", {"spec": {"ports": [objects.FILES_PORT, closed]}})
 
 
 def test_a_host_that_the_operator_does_not_allow(cluster: Cluster, fresh: str) -> None:

@@ -7,6 +7,9 @@ from typing import Any
 SHA256 = "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53"
 FILES = "files.paddock-e2e-files.svc.cluster.local"
 FILE = "smollm2.gguf"
+FILES_PORT = {"name": "files", "port": 8000, "targetPort": 8000}
+LATE_PORT = {"name": "late", "port": 8001, "targetPort": 8000}
+"""Refuses connections at first; a scenario opens it."""
 RESTRICTED = {"pod-security.kubernetes.io/enforce": "restricted"}
 
 
@@ -68,6 +71,6 @@ def file_server(image: str) -> list[dict[str, Any]]:
             "apiVersion": "v1",
             "kind": "Service",
             "metadata": {"name": "files"},
-            "spec": {"selector": labels, "ports": [{"port": 8000}]},
+            "spec": {"selector": labels, "ports": [FILES_PORT, {**LATE_PORT, "targetPort": 9}]},
         },
     ]

@@ -123,7 +123,7 @@ def test_a_hot_change_is_confirmed_by_the_log() -> None:
     hashed = world.one("ConfigMap")["metadata"]["annotations"]["paddock.dev/config-hash"]
     assert world.one("Deployment") == deployment
     assert json.loads(world.one("ConfigMap")["data"]["serve.json"])["system"] == "be brief"
-    assert plan.nudge == ((pod, hashed),)
+    assert (plan.nudge, plan.requeue_seconds) == (((pod, hashed),), 1)
     assert hashed != config["metadata"]["annotations"]["paddock.dev/config-hash"]
     assert world.condition("Ready") == ("False", "Configuring")
     plan = world.step()

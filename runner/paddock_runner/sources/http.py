@@ -245,6 +245,10 @@ class Download:
             raise NetworkError(f"the connection ended after {writer.written} of {total} bytes")
 
 
+MAX_SHOWN_PATH = 512
+"""The query is never shown: it may hold a signature."""
+
+
 def _raise_for_status(response: aiohttp.ClientResponse, host: str | None) -> None:
     status = response.status
     if status in (200, 206, 416):
@@ -252,7 +256,7 @@ def _raise_for_status(response: aiohttp.ClientResponse, host: str | None) -> Non
     if status in (401, 403):
         raise UnauthorizedError(f"{host} refuses the download (HTTP {status})")
     if status in (404, 410):
-        raise NotFoundError(f"{host} does not have the file (HTTP {status})")
+        raise NotFoundError(f"{host} does not have {response.url.path[:MAX_SHOWN_PATH]} (HTTP {status})")
     raise NetworkError(f"{host} answers HTTP {status}", retryable=status in (408, 425, 429) or status >= 500)
 
 
