@@ -94,5 +94,6 @@ def test_a_namespace_on_a_real_server(apiserver: ApiServer, namespace: str) -> N
         assert live_digests(seen)
         for manifest in plan_namespace(seen).apply:
             if manifest["kind"] == "Job":
-                manifest = {**manifest, "metadata": {**manifest["metadata"], "name": f"job-{cache.mode.lower()}"}}
+                name = f"{cache.mode.lower()}-{manifest['metadata']['name']}"
+                manifest = {**manifest, "metadata": {**manifest["metadata"], "name": name}}
             apply_twice(apiserver, manifest)

@@ -50,7 +50,7 @@ MODEL_PROGRESS = frozenset({"Resolving", "Pulling", "Verifying", "Starting", "Lo
 MODEL_OFF = frozenset({"Suspended", "Unsupported"})
 GATEWAY_SPEC = frozenset({"Unsupported", "InvalidSpec"})
 """Faults of an Endpoint that only an edit of its spec cures."""
-GATEWAY_FAULTS = GATEWAY_SPEC | {"Forbidden", "TooLarge", "CrashLooping"} | POD_REASONS
+GATEWAY_FAULTS = GATEWAY_SPEC | {"Forbidden", "TooLarge", "CrashLooping", "Refused"} | POD_REASONS
 REASONS: Mapping[str, frozenset[str]] = {
     "Ready": frozenset(
         {

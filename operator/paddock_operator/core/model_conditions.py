@@ -45,6 +45,8 @@ def model_conditions(o: ModelObserved, pin: Pin, service: Service, memory: Mappi
 def _ready(o: ModelObserved, pin: Pin, service: Service) -> Verdict:
     if off := _off(o):
         return "False", *off
+    if o.refused:
+        return "False", "Refused", o.refused
     blocked = _blocked(o, pin)
     if blocked and not _proven_by_runner(o, pin):
         return blocked
@@ -224,7 +226,7 @@ def _reconciling(o: ModelObserved, pin: Pin, service: Service, ready: Verdict) -
     return ("True", ready[1], ready[2]) if under_way and ready[1] in _UNDER_WAY else None
 
 
-_UNDER_WAY = MODEL_PROGRESS | PULL_REASONS | POD_REASONS | {"Crashed"}
+_UNDER_WAY = MODEL_PROGRESS | PULL_REASONS | POD_REASONS | {"Crashed", "Refused"}
 
 
 def _stalled(o: ModelObserved, pin: Pin, service: Service) -> Verdict | None:

@@ -98,7 +98,8 @@ class ModelObserved:
     """`status` is the last one that was written (empty for a new Model); `credentials` are (endpoint id, SHA-256 hex).
 
     `memory_available` is what the machine (or its cgroup) has in total for this Model, 0 if unknown. `unsupported`:
-    what the spec asks for and this platform cannot do, in words.
+    what the spec asks for and this platform cannot do, in words. `refused`: what an API server says of an object that
+    it does not take.
     """
 
     model: Model
@@ -112,6 +113,7 @@ class ModelObserved:
     memory_available: int = 0
     platform: Platform = "local"
     unsupported: str = ""
+    refused: str = ""
 
     @property
     def is_off(self) -> bool:
@@ -142,7 +144,10 @@ class ModelSnapshot:
 
 @dataclass(frozen=True, slots=True)
 class EndpointObserved:
-    """`models` are all Models of the Endpoint's namespace by name; `backend_credential` is clear text."""
+    """`models` are all Models of the Endpoint's namespace by name; `backend_credential` is clear text.
+
+    `refused`: what an API server says of an object that it does not take.
+    """
 
     endpoint: Endpoint
     status: Mapping[str, Any]
@@ -153,3 +158,4 @@ class EndpointObserved:
     listen_url: str
     now: str
     platform: Platform = "local"
+    refused: str = ""

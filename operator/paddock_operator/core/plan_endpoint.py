@@ -180,6 +180,8 @@ def _conditions(
 
 def _ready(o: EndpointObserved, config: Mapping[str, Any] | None) -> Verdict:
     gateway = o.gateway
+    if o.refused and gateway.reason not in GATEWAY_SPEC | {"Forbidden", "TooLarge"}:
+        return "False", "Refused", o.refused
     if gateway.reason:
         return ("True" if gateway.state == "ready" else "False"), gateway.reason, gateway.message
     if config is None:

@@ -25,6 +25,8 @@ from paddock_operator.core.cluster.network import gateway_policy
 from paddock_operator.core.cluster.observed import EndpointSeen
 from paddock_operator.core.cluster.rolls import WAIT_SECONDS, Roll, roll
 from paddock_operator.core.cluster.types import ClusterPlan, Manifest
+from paddock_operator.core.cluster.verdict import printable
+from paddock_operator.core.conditions import MAX_MESSAGE
 from paddock_operator.core.identity import child_name
 from paddock_operator.core.observed import EndpointObserved, GatewayObserved
 from paddock_operator.core.plan_endpoint import gateway_config, plan_endpoint, wanted_replicas
@@ -64,6 +66,7 @@ def _observed(seen: EndpointSeen, endpoint: Endpoint) -> EndpointObserved:
         listen_url=url(endpoint),
         now=seen.now,
         platform="cluster",
+        refused=printable(seen.refused, MAX_MESSAGE),
     )
 
 

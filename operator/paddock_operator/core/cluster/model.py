@@ -27,7 +27,8 @@ from paddock_operator.core.cluster.pull_job import find_job, must_go, observe_pu
 from paddock_operator.core.cluster.rolls import WAIT_SECONDS, roll
 from paddock_operator.core.cluster.runner_pod import asked, runner_deployment
 from paddock_operator.core.cluster.types import ClusterPlan, Manifest
-from paddock_operator.core.conditions import MODEL_PROGRESS, find
+from paddock_operator.core.cluster.verdict import printable
+from paddock_operator.core.conditions import MAX_MESSAGE, MODEL_PROGRESS, find
 from paddock_operator.core.fields import unsupported
 from paddock_operator.core.observed import ModelObserved, PullObserved, RunnerObserved
 from paddock_operator.core.plan_model import plan_model
@@ -83,6 +84,7 @@ def _decide(seen: ModelSeen, model: Model) -> tuple[ModelObserved, ModelPlan]:
         now=seen.now,
         platform="cluster",
         unsupported=unsupported("Model", seen.model["spec"]),
+        refused=printable(seen.refused, MAX_MESSAGE),
     )
     key = plan_model(blank).pull_key
     with_pull = replace(blank, pull=observe_nodes(seen, model, key) or observe_pull(seen, model, key))

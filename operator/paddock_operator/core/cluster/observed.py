@@ -54,6 +54,7 @@ class ModelSeen:
     that serve this Model.
     `secrets_missing` are names of Secrets that pull credentials need and that do not exist. `may_roll`: this Model may
     roll its pods now for a mere operator upgrade. `claim` is the namespace's cache claim, None while it does not exist.
+    `refused`: the API server's words about a child that it does not take ("" if it took all).
     """
 
     model: Object
@@ -67,6 +68,7 @@ class ModelSeen:
     settings: Settings
     may_roll: bool = True
     secrets_missing: tuple[str, ...] = ()
+    refused: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,6 +76,7 @@ class EndpointSeen:
     """`credential` is the clear backend credential (made by the executor once, kept in the Endpoint's Secret).
 
     `keys_problem` says why key Secrets cannot be read ("" if they can). `has_http_route`: the cluster knows the kind.
+    `refused`: the API server's words about a child that it does not take ("" if it took all).
     """
 
     endpoint: Object
@@ -87,6 +90,7 @@ class EndpointSeen:
     settings: Settings
     may_roll: bool = True
     has_http_route: bool = False
+    refused: str = ""
 
 
 @dataclass(frozen=True, slots=True)

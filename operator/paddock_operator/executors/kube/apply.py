@@ -34,7 +34,7 @@ class Applier:
         self._contested: dict[Place, tuple[str, str]] = {}
 
     async def apply_all(self, manifests: Iterable[Manifest]) -> ApiError | None:
-        """Apply manifests in their order; the first refusal, which does not hold up the others. Raises other ApiErrors."""
+        """Apply manifests in order; returns the first refusal, which holds up no other. Raises other ApiErrors."""
         first: ApiError | None = None
         for manifest in manifests:
             try:

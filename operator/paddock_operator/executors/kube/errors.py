@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-
 REFUSED = (400, 403, 422)
 UNTYPED = "failed to create typed patch object"
 """How an API server begins when a field of an applied object is of the wrong type or unknown; it calls that a 500."""

@@ -54,8 +54,9 @@ class Hands:
 
 @dataclass(frozen=True, slots=True)
 class Planned:
-    """A plan with the children that it was made for. `again`: seconds until logs or Warnings are due; `retell` makes the
-    plan that tells of a refusal.
+    """A plan with the children that it was made for.
+
+    `again`: seconds until logs or Warnings are due. `retell` makes the plan whose status tells of a refusal.
     """
 
     plan: ClusterPlan
@@ -91,8 +92,11 @@ class Reconciler:
         seen, again = self._gatherer.model(key, document, self._hands.gate.may_roll())
         if self._hands.looks.awaits_first(seen.children.pods):
             return FIRST_LOOK_SECONDS
+        if seen.claim is None:
+            seen = replace(seen, refused=self._refused.get(key.namespace, ""))
         plan = await self._planned(document, lambda: self._plans.model(seen))
-        return await self._carry_out(key, document, seen.children, plan, again)
+        retell = lambda words: self._plans.model(replace(seen, refused=words))  # noqa: E731
+        return await self._carry_out(key, document, Planned(plan, seen.children, again, retell))
 
     async def _endpoint(self, key: Ref) -> float | None:
         document = await self._living(key)
@@ -105,7 +109,8 @@ class Reconciler:
         plan = await self._planned(document, lambda: self._plans.endpoint(seen))
         if watch.problem:
             plan = _without_secrets(plan)
-        return await self._carry_out(key, document, seen.children, plan, again)
+        retell = lambda words: self._plans.endpoint(replace(seen, refused=words))  # noqa: E731
+        return await self._carry_out(key, document, Planned(plan, seen.children, again, retell))
 
     async def _namespace(self, key: Ref) -> float | None:
         seen = self._gatherer.namespace(key)
@@ -114,12 +119,15 @@ class Reconciler:
         if not (seen.models or seen.endpoints or seen.children.all()):
             self._forget_namespace(key.namespace)
             return None
-        plan = self._plans.namespace(seen)
+        plan, refused = self._plans.namespace(seen), ""
         try:
-            return await self._carry_out(key, None, seen.children, plan, None)
+            return await self._carry_out(key, None, Planned(plan, seen.children))
+        except ApiError as error:
+            refused = error.message if error.refusal else self._refused.get(key.namespace, "")
+            raise
         finally:
             # Even if it failed: a Model's own trouble tells more than silence.
-            self._set_prepared(key.namespace)
+            self._set_prepared(key.namespace, refused)
 
     async def _planned(self, document: Object, plan: Callable[[], ClusterPlan]) -> ClusterPlan:
         """The plan. One that fails is an error of ours, of which the object's owner hears too."""
@@ -152,47 +160,52 @@ class Reconciler:
         self._hands.ring(namespace_key(key.namespace), 0.0)
         return True
 
-    def _set_prepared(self, namespace: str) -> None:
-        if namespace in self._prepared:
+    def _set_prepared(self, namespace: str, refused: str) -> None:
+        """`refused`: words about an object of the namespace that cannot be made; without a claim Models tell them."""
+        if namespace in self._prepared and self._refused.get(namespace, "") == refused:
             return
         self._prepared.add(namespace)
+        self._refused[namespace] = refused
         for kind in (ENDPOINT, MODEL):
             for item in self._world.store(kind.name).within(namespace):
                 self._hands.ring(Ref(kind.name, namespace, item["metadata"]["name"]), 0.0)
 
     def _forget_namespace(self, namespace: str) -> None:
         self._prepared.discard(namespace)
+        self._refused.pop(namespace, None)
         self._hands.looks.forget_namespace(namespace)
 
-    async def _carry_out(
-        self, key: Ref, document: Object | None, children: Children, plan: ClusterPlan, again: float | None
-    ) -> float:
-        """Apply, prune, nudge; then the status and the Events, also when a write was refused, which is raised last."""
+    async def _carry_out(self, key: Ref, document: Object | None, planned: Planned) -> float:
+        """Apply, prune, nudge; then the status and the Events, also when a write failed, which is raised last."""
+        plan, wait = planned.plan, None
         refused: ApiError | None = None
+        failed: ApiError | None = None
         try:
-            await self._write_children(key, children, plan)
+            refused = await self._write_children(key, planned.children, plan)
         except ApiError as error:
-            refused = error
-        wait = None
+            failed = error
+        if refused is not None and planned.retell is not None:
+            plan = planned.retell(refused.message)
         if document is not None:
-            wait = await self._tell(key, document, plan, refused)
-        if refused is not None:
-            raise refused
-        return min((time for time in (plan.requeue_seconds, again, wait) if time is not None), default=FOREVER)
+            wait = await self._tell(key, document, plan, failed)
+        if problem := failed or refused:
+            raise problem
+        return min((time for time in (plan.requeue_seconds, planned.again, wait) if time is not None), default=FOREVER)
 
-    async def _write_children(self, key: Ref, children: Children, plan: ClusterPlan) -> None:
+    async def _write_children(self, key: Ref, children: Children, plan: ClusterPlan) -> ApiError | None:
+        """The refusal of a child, None if all were taken. Raises ApiError for what can be otherwise in a moment."""
         hands = self._hands
         if plan.rolls:
             hands.gate.take(key)
         try:
-            for manifest in plan.apply:
-                await hands.applier.apply(manifest)
+            refused = await hands.applier.apply_all(plan.apply)
         finally:
             hands.gate.give_back(key)
         await hands.applier.prune(children, plan)
         await hands.applier.nudge(children, plan)
+        return refused
 
-    async def _tell(self, key: Ref, document: Object, plan: ClusterPlan, refused: ApiError | None) -> float | None:
+    async def _tell(self, key: Ref, document: Object, plan: ClusterPlan, failed: ApiError | None) -> float | None:
         hands, wait = self._hands, None
         if plan.status is not None:
             try:
@@ -204,8 +217,8 @@ class Reconciler:
                 return None
             if written:
                 await hands.recorder.record(document, plan.notes)
-        if refused is not None and not refused.conflict and refused.status != 0:
-            await hands.recorder.event(document, "ApplyFailed", refused.message, warning=True)
+        if failed is not None and not failed.conflict and failed.status != 0:
+            await hands.recorder.event(document, "ApplyFailed", failed.message, warning=True)
         return wait
 
 
