@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
+import subprocess
 
-from e2e.conftest import Line
+from tests.support.argocd import health
+
+from e2e.conftest import Line, tiny
 from e2e.support import objects
-from e2e.support.cluster import Cluster, eventually
+from e2e.support.cluster import Cluster, Object, built, eventually
 
 
 def test_the_diff_of_gits_manifests_stays_empty(cluster: Cluster, fresh: str, release: object) -> None:
@@ -43,3 +47,33 @@ def test_apply_prune_removes_what_git_dropped(cluster: Cluster, fresh: str) -> N
 def test_wait_by_the_words_of_kubectl(cluster: Cluster, line: Line) -> None:
     for kind, name in (("model", "smollm2"), ("endpoint", "main")):
         cluster.kubectl("wait", f"{kind}/{name}", "-n", line.namespace, "--for=condition=Ready", "--timeout=10s")
+
+
+def test_every_health_check_agrees_with_the_conditions(cluster: Cluster, fresh: str) -> None:
+    """Argo CD's scripts and kstatus (Flux) on real statuses: served, being pulled, stalled for good."""
+    cluster.apply(
+        fresh, objects.model("one", file="tiny.gguf", sha256=tiny_sha256()), objects.endpoint(models=("one",))
+    )
+    cluster.apply(fresh, objects.model("bad", sha256="0" * 64))
+    early = cluster.get(fresh, "model", "bad") or {}
+    assert (health("model", early)[0], kstatus(early)) == ("Progressing", "InProgress")
+    for kind, name in (("model", "one"), ("endpoint", "main")):
+        found = cluster.wait(fresh, kind, name)
+        assert (health(kind, found)[0], kstatus(found)) == ("Healthy", "Current")
+    cluster.wait_reason(fresh, "model", "bad", {"DigestMismatch"}, timeout=90)
+    stalled = cluster.wait(fresh, "model", "bad", of="Stalled", timeout=30)
+    assert (health("model", stalled)[0], kstatus(stalled)) == ("Degraded", "Failed")
+    cluster.patch(fresh, "model", "one", {"spec": {"suspend": True}})
+    suspended = cluster.wait(fresh, "model", "one", status="False", timeout=60)
+    assert health("model", suspended)[0] == "Suspended"
+
+
+def kstatus(document: Object) -> str:
+    """What kstatus, the library that Flux waits with, makes of an object."""
+    program = str(built("kstatus"))
+    done = subprocess.run([program], input=json.dumps(document), capture_output=True, text=True, check=True)
+    return done.stdout.split("\t")[0]
+
+
+def tiny_sha256() -> str:
+    return hashlib.sha256(tiny()).hexdigest()

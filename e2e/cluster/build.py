@@ -35,7 +35,7 @@ KUBERNETES = (
     "kubelet",
     "kube-proxy",
 )
-OWN = ("etcd", "pause")
+OWN = ("etcd", "pause", "kstatus")
 GROUPS = {
     "apiserver": ("etcd", "kube-apiserver", "kubectl"),
     "cluster": (*OWN, *KUBERNETES, *TOOLS),

@@ -15,6 +15,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from e2e.cluster import build
+
 ROOT = Path(__file__).parents[2]
 POLL_SECONDS = 0.25
 Object = dict[str, Any]
@@ -151,13 +153,13 @@ class Cluster:
 
 
 def kubectl_binary() -> str:
-    """kubectl of PATH, else the one that `make cluster` built. Raises AssertionError if there is none."""
-    found = shutil.which("kubectl")
-    if found:
-        return found
-    built = sorted(Path.home().glob(".cache/paddock/cluster/*/bin/kubectl"))
-    assert built, "kubectl is missing; run make cluster, or put kubectl on PATH"
-    return str(built[-1])
+    """kubectl of PATH, else the one that `make cluster` built."""
+    return shutil.which("kubectl") or str(built("kubectl"))
+
+
+def built(name: str) -> Path:
+    """A program of the proving ground, built from source if it is not there yet."""
+    return build.ensure("cluster") / name
 
 
 def ready_pods(pods: Iterable[Object]) -> list[Object]:

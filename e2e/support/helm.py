@@ -8,10 +8,9 @@ import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
-from e2e.support.cluster import ROOT, Cluster
+from e2e.support.cluster import ROOT, Cluster, built
 from e2e.support.objects import FILES
 
 CHART = ROOT / "charts" / "paddock"
@@ -90,9 +89,4 @@ def merged(base: dict[str, Any], more: dict[str, Any]) -> dict[str, Any]:
 
 
 def _binary() -> str:
-    found = shutil.which("helm")
-    if found:
-        return found
-    built = sorted(Path.home().glob(".cache/paddock/cluster/*/bin/helm"))
-    assert built, "helm is missing; run make cluster, or put helm on PATH"
-    return str(built[-1])
+    return shutil.which("helm") or str(built("helm"))

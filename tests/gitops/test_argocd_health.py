@@ -7,11 +7,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import pytest
-from lupa.lua51 import LuaRuntime
 from tests.plan.world import (
     T0,
     T1,
@@ -23,22 +21,14 @@ from tests.plan.world import (
     observe_endpoint,
     snapshot,
 )
+from tests.support.argocd import health
 
 from paddock_operator.core.conditions import merge
 from paddock_operator.core.identity import config_hash
 from paddock_operator.core.observed import GatewayObserved
 from paddock_operator.core.plan import plan_endpoint, plan_model
 
-SCRIPTS = Path(__file__).resolve().parents[2] / "docs" / "gitops" / "argocd"
 Object = dict[str, Any]
-
-
-def health(kind: str, document: Object) -> tuple[str, str]:
-    """(status, message) as Argo CD would show them."""
-    lua = LuaRuntime(register_eval=False, register_builtins=False)
-    lua.globals().obj = lua.table_from(document, recursive=True)
-    found = lua.execute((SCRIPTS / f"{kind}.lua").read_text())
-    return found.status, found.message
 
 
 def live(status: Mapping[str, Any], generation: int = 1, **metadata: Any) -> Object:
