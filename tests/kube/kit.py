@@ -63,7 +63,9 @@ def plan_model(seen: ModelSeen) -> ClusterPlan:
     service = {"apiVersion": "v1", "kind": "Service", "metadata": metadata(name, ref.namespace, labels, None, document)}
     service["spec"] = {"clusterIP": "None", "selector": labels, "ports": [{"name": "http", "port": 8080}]}
     apply = [{**config, "data": data}] + ([] if spec.get("suspend") else [service])
-    return ClusterPlan(tuple(apply), status=_status(document, "Suspended" if spec.get("suspend") else "Idle"))
+    notes = (Note("Refused", f"Ready is False: {seen.refused}"),) if seen.refused else ()
+    status = _status(document, "Suspended" if spec.get("suspend") else "Idle")
+    return ClusterPlan(tuple(apply), status=status, notes=notes)
 
 
 def plan_endpoint(seen: EndpointSeen) -> ClusterPlan:

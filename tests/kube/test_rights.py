@@ -80,7 +80,7 @@ async def test_a_refused_write_is_an_event_and_the_status_is_written(cluster: Cl
         await cluster.apply_settled(model(cluster.namespace, "tiny"))
         events = f"/api/v1/namespaces/{cluster.namespace}/events"
         found = await until("the Event is there", lambda: (cluster.get(events) or {}).get("items"))
-        assert found[0]["reason"] == "ApplyFailed"
+        assert found[0]["reason"] == "Refused"
         assert "exceeded quota" in found[0]["message"]
         cluster.api.request("DELETE", where)
         name = child_name(Ref("Model", cluster.namespace, "tiny"))
