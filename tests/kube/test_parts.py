@@ -299,7 +299,7 @@ def test_rings_of_a_pod_lead_to_its_model_and_of_a_key_to_the_endpoints() -> Non
 
 
 def test_a_store_keeps_indexes_right_when_owners_change() -> None:
-    store = Store(POD, lambda *_: None)
+    store = Store(DEPLOYMENT, lambda *_: None)
     for version, owner in (("1", "x"), ("2", "y")):
         owners = [{"controller": True, "uid": owner}]
         meta = {"name": "p", "namespace": "default", "resourceVersion": version, "ownerReferences": owners}

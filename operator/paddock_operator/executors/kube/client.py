@@ -29,7 +29,7 @@ Count = Callable[[str, int], None]
 REQUEST = aiohttp.ClientTimeout(total=30, sock_connect=5)
 INACTIVITY_SECONDS = 150
 """A watch without a byte for this long is dead: the server sends bookmarks, about one a minute when it is not busy."""
-PAGE = 500
+PAGE = 200
 RELOAD_SECONDS = 10.0
 CLOSE_SECONDS = 0.1
 """TLS connections say goodbye in the background."""
@@ -69,16 +69,15 @@ class Client:
         """One page of a collection. `query`: labelSelector, fieldSelector, limit, continue, resourceVersion."""
         return await self._json("list", "GET", kind.path(namespace), {"limit": str(PAGE), **_given(query)})
 
-    async def list(self, kind: Kind, namespace: str = "", **query: str) -> tuple[list[Body], str]:
-        """A whole collection, page by page, and its resource version."""
-        items: list[Body] = []
+    async def pages(self, kind: Kind, namespace: str = "", **query: str) -> AsyncIterator[tuple[list[Body], str]]:
+        """A whole collection: the items of each page, and the resource version that all pages have in common."""
         token = ""
         while True:
             page = await self.list_page(kind, namespace, **query, **({"continue": token} if token else {}))
-            items += page.get("items") or []
+            yield page.get("items") or [], str(page["metadata"]["resourceVersion"])
             token = page["metadata"].get("continue") or ""
             if not token:
-                return items, str(page["metadata"]["resourceVersion"])
+                return
 
     async def watch(
         self, kind: Kind, namespace: str, version: str, seconds: int, opened: Callable[[], None], **query: str

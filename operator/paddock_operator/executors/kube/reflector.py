@@ -15,7 +15,7 @@ from time import monotonic
 
 from paddock_operator.executors.kube.client import Client
 from paddock_operator.executors.kube.errors import ApiError
-from paddock_operator.executors.kube.store import Store
+from paddock_operator.executors.kube.store import Place, Store, place_of
 
 log = logging.getLogger(__name__)
 
@@ -69,10 +69,18 @@ class Reflector:
                 await asyncio.sleep(self._failed(error))
 
     async def _list(self) -> None:
-        items, version = await self._client.list(self._store.kind, self._scope.namespace, **self._scope.query())
-        self._store.replace(items, version, self._scope.namespace)
+        kind, namespace = self._store.kind, self._scope.namespace
+        listed: set[Place] = set()
+        version = ""
+        # Page by page, so that only one page at a time is in memory untrimmed.
+        async for items, page_version in self._client.pages(kind, namespace, **self._scope.query()):
+            self._heard()
+            version = page_version
+            for item in items:
+                listed.add(place_of(item))
+                self._store.put(item)
+        self._store.sweep(listed, version, namespace)
         self._version = version
-        self._heard()
         self._settle("")
 
     async def _watch(self) -> None:

@@ -34,7 +34,11 @@ class StatusWriter:
         answer = await self._client.apply(BY_NAME[key.kind], _body(document, status), "status")
         self._written[key] = self._clock()
         # The API server may keep less than was sent (an older CRD): that is no reason to write again.
-        self._answered[key] = (status, answer.get("status") or {})
+        kept = answer.get("status") or {}
+        if kept == status:
+            self._answered.pop(key, None)
+        else:
+            self._answered[key] = (status, kept)
         self._world.note(BY_NAME[key.kind], answer)
         return True, None
 

@@ -6,12 +6,12 @@ replaces a newer one.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Container, Iterable, Mapping
 from typing import Any
 
 from paddock_operator.core.cluster.labels import CHILD
 from paddock_operator.core.cluster.observed import Object
-from paddock_operator.executors.kube.kinds import Kind
+from paddock_operator.executors.kube.kinds import POD, Kind
 from paddock_operator.executors.kube.trim import trim
 
 Changed = Callable[[Kind, Object | None, Object | None, bool], None]
@@ -62,7 +62,7 @@ class Store:
         return self._found("owner", namespace, uid)
 
     def labelled(self, namespace: str, child: str) -> tuple[Object, ...]:
-        """The objects with this child label."""
+        """The pods with this child label."""
         return self._found("child", namespace, child)
 
     def put(self, item: dict[str, Any], own: bool = False) -> None:
@@ -93,15 +93,12 @@ class Store:
         if before is not None:
             self._drop((namespace, name), before)
 
-    def replace(self, items: Iterable[dict[str, Any]], version: str, namespace: str = "") -> None:
-        """Take a whole list of `version` (of one namespace, or of all): what is not in it and not newer is gone."""
-        listed = {place_of(item): item for item in items}
+    def sweep(self, listed: Container[Place], version: str, namespace: str = "") -> None:
+        """A whole list was put: what is of its namespace (empty: any), but not in it and not newer than it, is gone."""
         for place, before in list(self._items.items()):
             inside = not namespace or place[0] == namespace
             if inside and place not in listed and version_of(before) <= int(version):
                 self._drop(place, before)
-        for item in listed.values():
-            self.put(item)
 
     def clear(self, namespace: str) -> None:
         """Forget a namespace, without telling anybody."""
@@ -118,23 +115,23 @@ class Store:
         return tuple(found[place] for place in sorted(found))
 
     def _link(self, place: Place, item: Object) -> None:
-        for key in _keys(item):
+        for key in self._keys(item):
             self._index.setdefault(key, {})[place] = item
 
     def _unlink(self, place: Place, item: Object) -> None:
-        for key in _keys(item):
+        for key in self._keys(item):
             group = self._index.get(key, {})
             group.pop(place, None)
             if not group:
                 self._index.pop(key, None)
 
-
-def _keys(item: Object) -> tuple[tuple[str, str, str], ...]:
-    metadata = item["metadata"]
-    namespace = metadata.get("namespace") or ""
-    owner = str(controller_of(item).get("uid") or "")
-    child = str((metadata.get("labels") or {}).get(CHILD) or "")
-    return ("namespace", namespace, ""), ("owner", namespace, owner), ("child", namespace, child)
+    def _keys(self, item: Object) -> tuple[tuple[str, str, str], ...]:
+        """Where an object is found: pods by label (a Job or ReplicaSet owns them), everything else by its owner."""
+        metadata = item["metadata"]
+        namespace = metadata.get("namespace") or ""
+        if self.kind is POD:
+            return ("namespace", namespace, ""), ("child", namespace, (metadata.get("labels") or {}).get(CHILD) or "")
+        return ("namespace", namespace, ""), ("owner", namespace, controller_of(item).get("uid") or "")
 
 
 def same(before: Object, after: Object) -> bool:

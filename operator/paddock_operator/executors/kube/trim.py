@@ -14,9 +14,15 @@ from paddock_operator.executors.kube.kinds import Kind
 
 DROPPED_ANNOTATION = "kubectl.kubernetes.io/last-applied-configuration"
 DECLARED = ("Model", "Endpoint")
+POD_METADATA = (
+    *("name", "namespace", "uid", "resourceVersion", "creationTimestamp", "deletionTimestamp"),
+    *("labels", "annotations", "ownerReferences"),
+)
+POD_LABELS = "paddock.dev/"
 POD_CONTAINER = ("name", "image", "resources")
 POD_STATUS = ("phase", "reason", "message", "conditions", "containerStatuses", "startTime")
 CONTAINER_STATUS = ("name", "ready", "started", "restartCount", "state", "lastState")
+POD_CONDITIONS = ("Ready", "PodScheduled")
 POD_CONDITION = ("type", "status", "reason", "message", "lastTransitionTime")
 SHARED_BYTES = 600
 """Parts of an object whose text is longer are seldom equal to those of another one."""
@@ -36,8 +42,8 @@ def trim(kind: Kind, item: dict[str, Any], before: Object | None = None) -> dict
     if kind.name == "Pod":
         _trim_pod(item)
     elif kind.name == "Job":
-        # A Job's template can never change, so nobody compares it.
-        item.get("spec", {}).pop("template", None)
+        # A Job's spec is never compared: its template cannot change.
+        item.pop("spec", None)
     elif kind.name not in DECLARED:
         metadata["managedFields"] = [_ours(entry) for entry in entries if _is_ours(entry)]
     if before is None:
@@ -49,13 +55,16 @@ def trim(kind: Kind, item: dict[str, Any], before: Object | None = None) -> dict
 
 def _trim_pod(item: dict[str, Any]) -> None:
     """Node, images, mounted Secrets and the status: what plans, and their words about a pod in trouble, need."""
+    metadata = item["metadata"] = _only(item["metadata"], POD_METADATA)
+    labels = metadata.get("labels") or {}
+    metadata["labels"] = share({name: value for name, value in labels.items() if name.startswith(POD_LABELS)})
     spec, status = item.get("spec") or {}, _only(item.get("status") or {}, POD_STATUS)
     secrets = [volume for volume in spec.get("volumes") or () if "secret" in volume]
     containers = [_only(part, POD_CONTAINER) for part in spec.get("containers") or ()]
     item["spec"] = {"nodeName": spec.get("nodeName", ""), "containers": containers, "volumes": secrets}
-    for field, names in (("conditions", POD_CONDITION), ("containerStatuses", CONTAINER_STATUS)):
-        if field in status:
-            status[field] = [_only(entry, names) for entry in status[field]]
+    conditions = [entry for entry in status.get("conditions") or () if entry.get("type") in POD_CONDITIONS]
+    status["conditions"] = [_only(entry, POD_CONDITION) for entry in conditions]
+    status["containerStatuses"] = [_only(entry, CONTAINER_STATUS) for entry in status.get("containerStatuses") or ()]
     item["status"] = status
 
 
