@@ -5,23 +5,31 @@ from __future__ import annotations
 import hashlib
 import json
 import subprocess
+import urllib.request
 
 from tests.support.argocd import health
 
-from e2e.conftest import Line, tiny
+RESYNC_SECONDS = 5
+HOUR_OF_RESYNCS = 12
+"""Two Models, each looked at every 10 minutes if nothing rings."""
+
+from e2e.conftest import SYSTEM, Line, Release, tiny
 from e2e.support import objects
 from e2e.support.cluster import Cluster, Object, built, eventually
 
 
-def test_the_diff_of_gits_manifests_stays_empty(cluster: Cluster, fresh: str, release: object) -> None:
-    """Applied server-side by Git's own manager, then many resyncs: the operator owns nothing of the spec."""
-    wanted = [objects.model("one"), objects.endpoint(models=("one",))]
+def test_the_diff_of_gits_manifests_stays_empty(cluster: Cluster, fresh: str, release: Release) -> None:
+    """Applied server-side by Git's own manager, then as many resyncs as an hour brings: the operator owns no spec."""
+    wanted = [objects.model("one", file="tiny.gguf", sha256=tiny_sha256()), objects.endpoint(models=("one",))]
     text = json.dumps({"apiVersion": "v1", "kind": "List", "items": wanted})
     git = ["--server-side", "--field-manager=git", "-n", fresh, "-f", "-"]
     cluster.kubectl("apply", *git, stdin=text)
     cluster.wait(fresh, "model", "one")
     cluster.wait(fresh, "endpoint", "main")
-    diff = cluster.kubectl("diff", *git, stdin=text, check=False)
+    with release.changed(resyncSeconds=RESYNC_SECONDS):
+        before = reconciles(cluster)
+        eventually(lambda: reconciles(cluster) >= before + HOUR_OF_RESYNCS, "an hour of resyncs", timeout=180)
+        diff = cluster.kubectl("diff", *git, stdin=text, check=False)
     assert (diff.returncode, diff.stdout) == (0, "")
     for kind, name in (("model", "one"), ("endpoint", "main")):
         found = cluster.kubectl("get", kind, name, "-n", fresh, "-o", "json", "--show-managed-fields").stdout
@@ -29,6 +37,15 @@ def test_the_diff_of_gits_manifests_stays_empty(cluster: Cluster, fresh: str, re
         assert set(owners) == {"git", "paddock"}
         assert owners["paddock"]["subresource"] == "status"
         assert set(owners["paddock"]["fieldsV1"]) == {"f:status"}
+
+
+def reconciles(cluster: Cluster) -> float:
+    """How often the operator has looked at Models, by its own metrics."""
+    pod = next(item for item in cluster.list(SYSTEM, "pods") if "deletionTimestamp" not in item["metadata"])
+    with urllib.request.urlopen(f"http://{pod['status']['podIP']}:9090/metrics", timeout=5) as answer:
+        lines = answer.read().decode().splitlines()
+    counts = [line for line in lines if line.startswith("paddock_reconcile_total{") and 'kind="Model"' in line]
+    return sum(float(line.rpartition(" ")[2]) for line in counts)
 
 
 def test_apply_prune_removes_what_git_dropped(cluster: Cluster, fresh: str) -> None:
