@@ -20,6 +20,7 @@ lint: ## ruff, mypy --strict and the import contracts
 	.venv/bin/ruff check .
 	.venv/bin/ruff format --check .
 	.venv/bin/mypy
+	.venv/bin/mypy -p e2e
 	.venv/bin/lint-imports
 
 format: ## rewrite the code in the project's format

@@ -182,7 +182,7 @@ def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) ->
     """Collect logs, events and objects of a failing scenario."""
     report = yield
     if report.failed and "cluster" in getattr(item, "funcargs", {}):
-        folder = collect(item.funcargs["cluster"], item.name)
+        folder = collect(item.funcargs["cluster"], item.name)  # type: ignore[attr-defined]
         report.sections.append(("cluster", f"objects, events and logs: {folder}"))
     return report
 

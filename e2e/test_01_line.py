@@ -76,12 +76,12 @@ def test_kubectl_shows_what_is_there(cluster: Cluster, line: Line) -> None:
 def test_every_pod_passed_restricted_admission(cluster: Cluster, line: Line) -> None:
     labels = (cluster.get("default", "namespace", line.namespace) or {})["metadata"]["labels"]
     assert labels["pod-security.kubernetes.io/enforce"] == "restricted"
-    components = {pod["metadata"]["labels"]["paddock.dev/component"] for pod in cluster.list(line.namespace, "pods")}
+    components = {pod["metadata"]["labels"]["paddock.dev/component"] for pod in cluster.all_of(line.namespace, "pods")}
     assert components >= {"puller", "runner", "gateway"}
 
 
 def test_children_hold_no_token_but_the_gateway(cluster: Cluster, line: Line) -> None:
-    for pod in cluster.list(line.namespace, "pods"):
+    for pod in cluster.all_of(line.namespace, "pods"):
         mounted = any("serviceAccountToken" in str(volume) for volume in pod["spec"]["volumes"])
         assert mounted == (pod["metadata"]["labels"]["paddock.dev/component"] == "gateway"), pod["metadata"]["name"]
 

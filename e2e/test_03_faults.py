@@ -131,5 +131,5 @@ def _versions(cluster: Cluster, line: Line) -> dict[str, str]:
     kinds = (
         "models.paddock.dev,endpoints.paddock.dev,configmaps,secrets,services,networkpolicies,roles,rolebindings,jobs"
     )
-    found = cluster.list(line.namespace, kinds)
+    found = cluster.all_of(line.namespace, kinds)
     return {f"{item['kind']}/{item['metadata']['name']}": item["metadata"]["resourceVersion"] for item in found}

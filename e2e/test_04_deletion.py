@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import hashlib
 
-from e2e.conftest import Release, tiny
+from e2e.conftest import tiny
 from e2e.support import objects
 from e2e.support.cluster import Cluster, eventually
+from e2e.support.helm import Release
 
 CHILDREN = (
     "jobs,pods,deployments,configmaps,services,poddisruptionbudgets,secrets,serviceaccounts,roles,rolebindings,"
@@ -49,17 +50,17 @@ def test_bytes_go_when_the_collector_runs_and_not_before(cluster: Cluster, fresh
 
 
 def _names(cluster: Cluster, namespace: str) -> list[str]:
-    found = cluster.list(namespace, CHILDREN, OURS)
+    found = cluster.all_of(namespace, CHILDREN, OURS)
     return [f"{item['kind']}/{item['metadata']['name']}" for item in found]
 
 
 def _of(cluster: Cluster, namespace: str, component: str) -> list[str]:
-    found = cluster.list(namespace, CHILDREN, f"{OURS},paddock.dev/component={component}")
+    found = cluster.all_of(namespace, CHILDREN, f"{OURS},paddock.dev/component={component}")
     return [f"{item['kind']}/{item['metadata']['name']}" for item in found]
 
 
 def _collected(cluster: Cluster, namespace: str) -> bool:
-    jobs = cluster.list(namespace, "jobs", f"{OURS},paddock.dev/component=collector")
+    jobs = cluster.all_of(namespace, "jobs", f"{OURS},paddock.dev/component=collector")
     return any(job.get("status", {}).get("succeeded") for job in jobs)
 
 

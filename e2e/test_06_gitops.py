@@ -9,13 +9,14 @@ import urllib.request
 
 from tests.support.argocd import health
 
+from e2e.conftest import SYSTEM, Line, tiny
+from e2e.support import objects
+from e2e.support.cluster import Cluster, Object, built, eventually
+from e2e.support.helm import Release
+
 RESYNC_SECONDS = 5
 HOUR_OF_RESYNCS = 12
 """Two Models, each looked at every 10 minutes if nothing rings."""
-
-from e2e.conftest import SYSTEM, Line, Release, tiny
-from e2e.support import objects
-from e2e.support.cluster import Cluster, Object, built, eventually
 
 
 def test_the_diff_of_gits_manifests_stays_empty(cluster: Cluster, fresh: str, release: Release) -> None:
@@ -41,7 +42,7 @@ def test_the_diff_of_gits_manifests_stays_empty(cluster: Cluster, fresh: str, re
 
 def reconciles(cluster: Cluster) -> float:
     """How often the operator has looked at Models, by its own metrics."""
-    pod = next(item for item in cluster.list(SYSTEM, "pods") if "deletionTimestamp" not in item["metadata"])
+    pod = next(item for item in cluster.all_of(SYSTEM, "pods") if "deletionTimestamp" not in item["metadata"])
     with urllib.request.urlopen(f"http://{pod['status']['podIP']}:9090/metrics", timeout=5) as answer:
         lines = answer.read().decode().splitlines()
     counts = [line for line in lines if line.startswith("paddock_reconcile_total{") and 'kind="Model"' in line]
@@ -57,7 +58,7 @@ def test_apply_prune_removes_what_git_dropped(cluster: Cluster, fresh: str) -> N
     cluster.wait(fresh, "model", "one")
     cluster.kubectl("apply", *prune, stdin=json.dumps({"apiVersion": "v1", "kind": "List", "items": both[:1]}))
     eventually(lambda: cluster.get(fresh, "model", "two") is None, "two is gone", timeout=30)
-    eventually(lambda: not cluster.list(fresh, "deployments", "paddock.dev/component=runner")[1:], "its children too")
+    eventually(lambda: not cluster.all_of(fresh, "deployments", "paddock.dev/component=runner")[1:], "its children too")
     cluster.wait(fresh, "model", "one")
 
 

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from e2e.conftest import Line, Release
+from e2e.conftest import Line
 from e2e.support.cluster import Cluster, eventually
+from e2e.support.helm import Release
 from e2e.support.load import Load
 
 
@@ -27,11 +28,12 @@ def test_other_images_roll_gateways_and_runners_without_a_failed_request(
 
 
 def retag(name: str, other: str) -> None:
-    from e2e.cluster import images
+    """A second name for an image of the node."""
+    from e2e.cluster import components
 
-    images.retag(name, other)
+    components.ctr("images", "tag", "--force", name, other)
 
 
 def _images(cluster: Cluster, line: Line) -> set[str]:
-    found = cluster.list(line.namespace, "pods", "paddock.dev/component in (gateway,runner)")
+    found = cluster.all_of(line.namespace, "pods", "paddock.dev/component in (gateway,runner)")
     return {":" + item["spec"]["containers"][0]["image"].rpartition(":")[2] for item in found}

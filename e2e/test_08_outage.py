@@ -19,7 +19,7 @@ def test_two_minutes_without_operator_and_api_server(cluster: Cluster, line: Lin
 
     gateway = ready_pods(cluster.pods(line.namespace, "endpoint", "main", "gateway"))[0]
     cluster.kubectl("scale", "deployment", "--all", "--replicas=0", "-n", SYSTEM)
-    eventually(lambda: not cluster.list(SYSTEM, "pods"), "the operator is gone", timeout=60)
+    eventually(lambda: not cluster.all_of(SYSTEM, "pods"), "the operator is gone", timeout=60)
     try:
         with Load(line.url, line.key, "smollm2") as load:
             eventually(lambda: load.served() >= 4, "the load runs")

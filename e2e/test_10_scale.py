@@ -33,7 +33,7 @@ def test_an_autoscaler_finds_its_target(cluster: Cluster, line: Line) -> None:
     path = f"/apis/paddock.dev/v1alpha1/namespaces/{line.namespace}/models/smollm2/scale"
     scale = json.loads(cluster.kubectl("get", "--raw", path).stdout)
     assert scale["status"]["replicas"] == 1
-    pods = cluster.list(line.namespace, "pods", scale["status"]["selector"])
+    pods = cluster.all_of(line.namespace, "pods", scale["status"]["selector"])
     assert {pod["metadata"]["labels"]["paddock.dev/component"] for pod in pods} == {"runner"}
     hpa = {
         "apiVersion": "autoscaling/v2",

@@ -75,7 +75,7 @@ def _succeeded(cluster: Cluster, namespace: str, name: str) -> bool:
 
 
 def _pulls(cluster: Cluster, namespace: str) -> list[dict[str, Any]]:
-    return cluster.list(namespace, "jobs", "paddock.dev/component=puller")
+    return cluster.all_of(namespace, "jobs", "paddock.dev/component=puller")
 
 
 def _pinned(cluster: Cluster, namespace: str) -> list[dict[str, Any]]:

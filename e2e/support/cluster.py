@@ -80,7 +80,7 @@ class Cluster:
         done = self.kubectl("get", kind, name, "-n", namespace, "-o", "json", "--ignore-not-found")
         return json.loads(done.stdout) if done.stdout.strip() else None
 
-    def list(self, namespace: str, kind: str, selector: str = "") -> list[Object]:
+    def all_of(self, namespace: str, kind: str, selector: str = "") -> list[Object]:
         """Objects of a kind by label selector."""
         more = ["-l", selector] if selector else []
         done = self.kubectl("get", kind, "-n", namespace, "-o", "json", *more)
@@ -111,7 +111,8 @@ class Cluster:
             found = self.get(namespace, kind, name) or {}
             known = found.get("status") or {}
             current = known.get("observedGeneration") == found["metadata"]["generation"]
-            entry = next((item for item in known.get("conditions") or () if item["type"] == of), {})
+            listed: list[Object] = known.get("conditions") or []
+            entry = next((item for item in listed if item["type"] == of), {})
             if current and entry.get("status") == status:
                 return found
             raise ValueError(f"{entry or known}")
@@ -139,17 +140,17 @@ class Cluster:
         """The name of an object's children, from the selector in its status."""
         found = self.get(namespace, kind, name) or {}
         selector = dict(part.split("=") for part in found["status"]["selector"].split(","))
-        return selector["paddock.dev/child"]
+        return str(selector["paddock.dev/child"])
 
     def pods(self, namespace: str, kind: str, name: str, component: str) -> list[Object]:
         """Pods of an object that are not terminating."""
         selector = f"paddock.dev/child={self.child(namespace, kind, name)},paddock.dev/component={component}"
-        found = self.list(namespace, "pods", selector)
+        found = self.all_of(namespace, "pods", selector)
         return [pod for pod in found if "deletionTimestamp" not in pod["metadata"]]
 
     def events(self, namespace: str, name: str) -> list[Object]:
         """Events about an object."""
-        return [item for item in self.list(namespace, "events") if item["involvedObject"]["name"] == name]
+        return [item for item in self.all_of(namespace, "events") if item["involvedObject"]["name"] == name]
 
 
 def kubectl_binary() -> str:

@@ -123,14 +123,17 @@ def test_a_hot_change_is_confirmed_by_the_log() -> None:
     hashed = world.one("ConfigMap")["metadata"]["annotations"]["paddock.dev/config-hash"]
     assert world.one("Deployment") == deployment
     assert json.loads(world.one("ConfigMap")["data"]["serve.json"])["system"] == "be brief"
-    assert (plan.nudge, plan.requeue_seconds) == (((pod, hashed),), 1)
+    assert (plan.nudge, plan.requeue_seconds) == (((pod, f"{hashed}@{kube.at(world.clock)}"),), 1)
     assert hashed != config["metadata"]["annotations"]["paddock.dev/config-hash"]
     assert world.condition("Ready") == ("False", "Configuring")
     plan = world.step()
     assert (plan.nudge, plan.requeue_seconds) == ((), 1)
     world.events[world.pods[pod]["metadata"]["uid"]] = {"event": "state", "config": "other", "ready": True}
-    world.step()
+    assert world.step().nudge == ()
     assert world.condition("Ready") == ("False", "Configuring")
+    # its kubelet had not heard of the new content yet
+    assert world.step(10).nudge == ((pod, f"{hashed}@{kube.at(world.clock)}"),)
+    assert world.step().nudge == ()
     state = {"event": "state", "state": "ready", "config": hashed, "ready": True, "memory": {"resident": 5, "kv": 2}}
     world.events[world.pods[pod]["metadata"]["uid"]] = state
     plan = world.step()

@@ -25,6 +25,7 @@ from paddock_operator.core.cluster.pods import (
     ready,
     runners,
     running,
+    uid,
 )
 from paddock_operator.core.cluster.pull_job import LOST_SECONDS, find_job, is_finished, pod_of
 from paddock_operator.core.cluster.trouble import CLAIM_GRACE_SECONDS, GRACE_SECONDS
@@ -37,6 +38,7 @@ RUNNER_SECONDS = 3.0
 SLOW_AFTER_SECONDS = 60.0
 """A runner that is not ready for so long is looked at as rarely as a puller."""
 CONFIG_SECONDS = 1.0
+NUDGE_AGAIN_SECONDS = 10.0
 
 
 def requeue(seen: ModelSeen, model: Model, plan: ModelPlan, nudged: bool, wait: float | None) -> float | None:
@@ -82,7 +84,7 @@ def _just_unplaced(pod: Object, seen: ModelSeen) -> bool:
 
 
 def nudges(seen: ModelSeen, model: Model, config_maps: Iterable[Manifest]) -> tuple[tuple[str, str], ...]:
-    """(pod, configuration hash) of the running runners whose mounted configuration is older than what is planned."""
+    """(pod, `hash@time`) of the running runners whose mounted configuration is older than what is planned."""
     wanted = {name(document): annotation(document, CONFIG_HASH) for document in config_maps}
     return tuple(_nudged(seen, model, wanted))
 
@@ -93,8 +95,18 @@ def _nudged(seen: ModelSeen, model: Model, wanted: Mapping[str, str]) -> Iterato
         hashed = wanted.get(name(live), "") if live is not None else ""
         if not hashed or live is None or not running(container(pod, label(pod, COMPONENT))):
             continue
-        if annotation(pod, CONFIG_HASH) != hashed and _is_behind(pod, live, hashed):
-            yield name(pod), hashed
+        if _is_behind(pod, live, hashed) and _deaf(seen, pod, hashed):
+            yield name(pod), f"{hashed}@{seen.now}"
+
+
+def _deaf(seen: ModelSeen, pod: Object, hashed: str) -> bool:
+    """Whether a pod was not nudged for this content, or says long after that it still has another one.
+
+    A kubelet that has not heard of the new ConfigMap yet (its watch broke off) mounts the old content once more.
+    """
+    marked, _, since = annotation(pod, CONFIG_HASH).partition("@")
+    told = (seen.events.get(uid(pod)) or {}).get("config") or hashed
+    return marked != hashed or (told != hashed and age(since, seen.now) >= NUDGE_AGAIN_SECONDS)
 
 
 def _is_behind(pod: Object, live: Object, hashed: str) -> bool:

@@ -15,8 +15,8 @@ Manifest = Mapping[str, Any]
 class ClusterPlan:
     """`apply`: complete manifests in this order (server-side apply, only where live differs); no controller reference
     is missing in them. `keep`: (kind, name) of live children that stay although they are not applied. Every other
-    live child of the object is deleted. `status`: the whole status, None to leave it. `nudge`: (pod name, configuration
-    hash): annotate the pod so that its kubelet refreshes the mounted configuration now. `rolls`: the plan changes a
+    live child of the object is deleted. `status`: the whole status, None to leave it. `nudge`: (pod name, mark):
+    annotate the pod so that its kubelet refreshes the mounted configuration now. `rolls`: the plan changes a
     pod template.
     """
 
