@@ -14,6 +14,7 @@ from tests.kube.kit import Cluster
 from paddock_operator.core.cluster.diff import as_stored, covers, needs_apply
 from paddock_operator.executors.kube.client import Client
 from paddock_operator.executors.kube.kinds import BY_NAME
+from paddock_operator.executors.kube.packed import Packed
 from paddock_operator.executors.kube.trim import share, trim
 
 LABELS = {"app.kubernetes.io/managed-by": "paddock", "paddock.dev/child": "c"}
@@ -257,6 +258,9 @@ objects = st.dictionaries(st.text("abc", min_size=1, max_size=2), json_values, m
 def test_everything_covers_itself_and_sharing_changes_nothing(value: dict[str, Any]) -> None:
     assert covers(value, value)
     assert share(copy.deepcopy(value)) == value
+    assert Packed(value) == value
+    assert Packed(value) == Packed(dict(reversed(value.items())))
+    assert covers(Packed(value), value)
     assert not needs_apply({**value, "metadata": {}}, value)
 
 

@@ -71,7 +71,7 @@ class Store:
         before = self._items.get(place)
         if before is not None and version_of(before) >= version_of(item):
             return
-        after = trim(self.kind, item, before)
+        after = trim(self.kind, item)
         if before is not None:
             self._unlink(place, before)
         self._items[place] = after

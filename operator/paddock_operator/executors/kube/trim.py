@@ -9,8 +9,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from paddock_operator.core.cluster.labels import FIELD_MANAGER
-from paddock_operator.core.cluster.observed import Object
 from paddock_operator.executors.kube.kinds import Kind
+from paddock_operator.executors.kube.packed import Packed
 
 DROPPED_ANNOTATION = "kubectl.kubernetes.io/last-applied-configuration"
 DECLARED = ("Model", "Endpoint")
@@ -31,8 +31,8 @@ MAX_SHARED = 20_000
 _shared: dict[str, Any] = {}
 
 
-def trim(kind: Kind, item: dict[str, Any], before: Object | None = None) -> dict[str, Any]:
-    """The object, trimmed; items of a list get their kind back. `before` is an older version, whose parts are used."""
+def trim(kind: Kind, item: dict[str, Any]) -> dict[str, Any]:
+    """The object, trimmed; items of a list get their kind back."""
     item["apiVersion"], item["kind"] = kind.api_version, kind.name
     metadata = item["metadata"]
     metadata.pop("selfLink", None)
@@ -46,10 +46,8 @@ def trim(kind: Kind, item: dict[str, Any], before: Object | None = None) -> dict
         item.pop("spec", None)
     elif kind.name not in DECLARED:
         metadata["managedFields"] = [_ours(entry) for entry in entries if _is_ours(entry)]
-    if before is None:
-        _share_parts(item)
-    else:
-        _reuse(item, before)
+        if item.get("spec"):
+            item["spec"] = Packed(item["spec"])
     return item
 
 
@@ -61,31 +59,11 @@ def _trim_pod(item: dict[str, Any]) -> None:
     spec, status = item.get("spec") or {}, _only(item.get("status") or {}, POD_STATUS)
     secrets = [volume for volume in spec.get("volumes") or () if "secret" in volume]
     containers = [_only(part, POD_CONTAINER) for part in spec.get("containers") or ()]
-    item["spec"] = {"nodeName": spec.get("nodeName", ""), "containers": containers, "volumes": secrets}
+    item["spec"] = share({"nodeName": spec.get("nodeName", ""), "containers": containers, "volumes": secrets})
     conditions = [entry for entry in status.get("conditions") or () if entry.get("type") in POD_CONDITIONS]
     status["conditions"] = [_only(entry, POD_CONDITION) for entry in conditions]
     status["containerStatuses"] = [_only(entry, CONTAINER_STATUS) for entry in status.get("containerStatuses") or ()]
     item["status"] = status
-
-
-def _share_parts(item: dict[str, Any]) -> None:
-    """Keep equal parts once: a thousand Deployments differ in a few strings only."""
-    if "spec" in item:
-        item["spec"] = share(item["spec"])
-    for entry in item["metadata"].get("managedFields") or ():
-        entry["fieldsV1"] = share(entry["fieldsV1"])
-
-
-def _reuse(item: dict[str, Any], before: Object) -> None:
-    """Take the parts of the older version that did not change."""
-    if item.get("spec") == before.get("spec"):
-        item["spec"] = before.get("spec")
-    elif "spec" in item:
-        item["spec"] = share(item["spec"])
-    entries, older = item["metadata"].get("managedFields") or (), before["metadata"].get("managedFields") or ()
-    for entry in entries:
-        equal = next((known["fieldsV1"] for known in older if known["fieldsV1"] == entry["fieldsV1"]), None)
-        entry["fieldsV1"] = share(entry["fieldsV1"]) if equal is None else equal
 
 
 def share(value: Any) -> Any:
@@ -120,5 +98,5 @@ def _ours(entry: Mapping[str, Any]) -> dict[str, Any]:
         "operation": "Apply",
         "apiVersion": entry.get("apiVersion", ""),
         "time": entry.get("time", ""),
-        "fieldsV1": entry.get("fieldsV1") or {},
+        "fieldsV1": Packed(entry.get("fieldsV1") or {}),
     }
