@@ -11,8 +11,12 @@ import openai
 import pytest
 from openai.types.chat import ChatCompletionMessageParam
 
-from e2e.conftest import Line
-from e2e.support.cluster import Cluster, eventually
+from e2e.conftest import Line, address, make_key
+from e2e.support.cluster import ROOT, Cluster, eventually
+from e2e.support.load import chat
+from e2e.support.objects import FILES
+
+EXAMPLE_HOST = "files.models.svc.cluster.local"
 
 
 def test_openai_client_streams_through_the_service(line: Line) -> None:
@@ -84,6 +88,20 @@ def test_children_hold_no_token_but_the_gateway(cluster: Cluster, line: Line) ->
     for pod in cluster.all_of(line.namespace, "pods"):
         mounted = any("serviceAccountToken" in str(volume) for volume in pod["spec"]["volumes"])
         assert mounted == (pod["metadata"]["labels"]["paddock.dev/component"] == "gateway"), pod["metadata"]["name"]
+
+
+def test_the_examples_for_a_cluster_serve(cluster: Cluster, fresh: str) -> None:
+    """`kubectl apply -f examples/cluster` as it is, but for the address of the file server."""
+    key = make_key(cluster, fresh)
+    text = "\n---\n".join(path.read_text() for path in sorted((ROOT / "examples" / "cluster").glob("*.yaml")))
+    assert EXAMPLE_HOST in text
+    cluster.kubectl("apply", "-n", fresh, "-f", "-", stdin=text.replace(EXAMPLE_HOST, FILES))
+    cluster.wait(fresh, "model", "smollm2")
+    found = cluster.wait(fresh, "endpoint", "main")
+    cluster.wait(fresh, "endpoint", "main", of="ModelsReady")
+    answer = chat(address(cluster, found), key, "smollm2:135m")
+    assert (answer.error, answer.status) == ("", 200)
+    assert answer.text.strip()
 
 
 def _status(url: str, key: str) -> int:
