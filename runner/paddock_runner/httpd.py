@@ -178,7 +178,8 @@ class GuardedProtocol(H11Protocol):
         if len(self.connections) > MAX_CONNECTIONS:
             transport.abort()
             return
-        if isinstance(connection := transport.get_extra_info("socket"), socket.socket):
+        connection = transport.get_extra_info("socket")
+        if connection.family in (socket.AF_INET, socket.AF_INET6):
             # Also after a reply is complete, the kernel must not hold its last bytes for a peer that is gone.
             milliseconds = int(WRITE_STALL_SECONDS * 1000)
             connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, milliseconds)

@@ -39,13 +39,19 @@ class App:
 
 @contextlib.asynccontextmanager
 async def served() -> AsyncGenerator[tuple[App, int]]:
+    async with serving() as (app, port, _):
+        yield app, port
+
+
+@contextlib.asynccontextmanager
+async def serving() -> AsyncGenerator[tuple[App, int, InLoop]]:
     app = App()
     listener = httpd.open_socket("127.0.0.1:0")
     port = listener.getsockname()[1]
     server = InLoop(httpd.settings(app), lambda: 1.0, lambda: None, None)
     task = asyncio.create_task(server.serve([listener]))
     await until(lambda: server.started)
-    yield app, port
+    yield app, port, server
     server.handle_exit(15, None)
     await asyncio.wait_for(task, 5)
 
@@ -91,6 +97,17 @@ async def test_a_reader_that_stalls_is_cut_off(monkeypatch: pytest.MonkeyPatch) 
         with socket.create_connection(("127.0.0.1", port)) as client:
             client.sendall(b"GET /flood HTTP/1.1\r\nHost: x\r\n\r\n")
             await until(lambda: app.left, 3)
+
+
+async def test_the_kernel_gives_up_a_peer_that_is_gone() -> None:
+    async with serving() as (_, port, server):
+        _, writer = await asyncio.open_connection("127.0.0.1", port)
+        await until(lambda: bool(server.server_state.connections))
+        (protocol,) = server.server_state.connections
+        connection = protocol.transport.get_extra_info("socket")
+        milliseconds = connection.getsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT)
+        assert milliseconds == httpd.WRITE_STALL_SECONDS * 1000
+        writer.close()
 
 
 async def test_connections_are_capped(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -27,6 +27,7 @@ PULL_REASONS = frozenset(
         "ForbiddenAddress",
         "InsecureSource",
         "NetworkError",
+        "Interrupted",
         "Unauthorized",
         "PullerCrashed",
         "PullFailed",
