@@ -12,8 +12,7 @@ import json
 import os
 import subprocess
 import tempfile
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,6 +24,7 @@ from e2e.support import objects
 from e2e.support.cluster import ROOT, Cluster, eventually
 from e2e.support.helm import Release
 from e2e.support.report import collect
+from e2e.support.times import RECORDED
 
 SYSTEM = "paddock-system"
 MAIN = "paddock-e2e"
@@ -187,14 +187,9 @@ def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) ->
     return report
 
 
-@pytest.fixture
-def timer() -> Callable[[str], float]:
-    """Seconds since the test began; prints what took so long (pytest -s or the report of a failure)."""
-    started = time.monotonic()
-
-    def tell(what: str) -> float:
-        seconds = time.monotonic() - started
-        print(f"{what}: {seconds:.1f} s")
-        return seconds
-
-    return tell
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Show the times that the scenarios measured."""
+    if RECORDED:
+        terminalreporter.section("measured times")
+    for what, seconds in RECORDED:
+        terminalreporter.write_line(f"{what}: {seconds:.1f} s")

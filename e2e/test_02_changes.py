@@ -14,6 +14,7 @@ from e2e.conftest import Line, address, make_key
 from e2e.support import objects
 from e2e.support.cluster import Cluster, eventually, ready_pods
 from e2e.support.load import Load
+from e2e.support.times import record
 
 
 def test_a_changed_system_prompt_reaches_the_running_pod(cluster: Cluster, line: Line) -> None:
@@ -23,7 +24,7 @@ def test_a_changed_system_prompt_reaches_the_running_pod(cluster: Cluster, line:
     started = time.monotonic()
     cluster.wait(line.namespace, "model", "smollm2", timeout=30)
     shown = _show(line)
-    print(f"system prompt in force after {time.monotonic() - started:.1f} s")
+    record("changed system prompt in force", time.monotonic() - started)
     assert shown["system"] == system
     after = [pod["metadata"]["uid"] for pod in cluster.pods(line.namespace, "model", "smollm2", "runner")]
     assert after == before

@@ -9,6 +9,7 @@ import pytest
 from e2e.conftest import SYSTEM, Line
 from e2e.support.cluster import Cluster, eventually, ready_pods
 from e2e.support.load import Load
+from e2e.support.times import record
 
 
 def test_engine_process_killed(cluster: Cluster, line: Line) -> None:
@@ -20,7 +21,7 @@ def test_engine_process_killed(cluster: Cluster, line: Line) -> None:
         killed = time.monotonic()
         cluster.kubectl("exec", name, "-n", line.namespace, "--", *_python(_KILL_CHILD))
         eventually(lambda: load.served(since=killed) >= 4, "answers again", timeout=60)
-        print(f"engine killed: answers again after {time.monotonic() - killed:.1f} s")
+        record("engine killed: answers again", time.monotonic() - killed)
     assert all("HTTP 5" in item.error or "error in the stream" in item.error for item in load.failures), load.failures
     assert len(load.failures) <= 8
     assert cluster.pods(line.namespace, "model", "smollm2", "runner")[0]["metadata"]["uid"] == uid
@@ -40,7 +41,7 @@ def test_runner_pod_killed(cluster: Cluster, line: Line) -> None:
             timeout=10,
         )
         eventually(lambda: load.served(since=killed + 1) >= 4, "answers again", timeout=90)
-        print(f"runner pod killed: answers again after {time.monotonic() - killed:.1f} s")
+        record("only runner pod killed: answers again", time.monotonic() - killed)
     # Requests in flight on the dead runner may break; those that came later waited.
     late = [item for item in load.failures if item.started > killed + 1]
     assert not late, late[:3]
@@ -58,7 +59,7 @@ def test_one_of_two_gateway_pods_killed(cluster: Cluster, line: Line) -> None:
         eventually(
             lambda: len(ready_pods(cluster.pods(line.namespace, "endpoint", "main", "gateway"))) == 2, "two again"
         )
-        print(f"gateway pod killed: two again after {time.monotonic() - killed:.1f} s")
+        record("gateway pod killed: two again", time.monotonic() - killed)
     late = [item for item in load.failures if item.started > killed + 2]
     assert not late, late[:3]
 
@@ -75,7 +76,8 @@ def test_operator_pod_killed(cluster: Cluster, line: Line) -> None:
         assert _versions(cluster, line) == generation, "a restarted operator wrote to settled objects"
         cluster.patch(line.namespace, "model", "smollm2", {"spec": {"system": "You are a sailor."}})
         cluster.wait(line.namespace, "model", "smollm2", timeout=45)
-        print(f"operator killed: ready after {ready - killed:.1f} s, edit done after {time.monotonic() - ready:.1f} s")
+        record("operator pod killed: ready again", ready - killed)
+        record("then an edit in force", time.monotonic() - ready)
     load.assert_clean(least=8)
 
 
@@ -93,7 +95,7 @@ def test_api_server_killed(cluster: Cluster, line: Line) -> None:
         back = time.monotonic()
         cluster.patch(line.namespace, "model", "smollm2", {"spec": {"system": "You are a gardener."}})
         cluster.wait(line.namespace, "model", "smollm2", timeout=90)
-        print(f"API server killed: an edit is in force {time.monotonic() - back:.1f} s after it came back")
+        record("API server killed: an edit in force after it came back", time.monotonic() - back)
     load.assert_clean(least=12)
 
 

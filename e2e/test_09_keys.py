@@ -8,6 +8,7 @@ import time
 from e2e.conftest import Line, make_key
 from e2e.support.cluster import Cluster, eventually
 from e2e.support.load import Answer, chat
+from e2e.support.times import record
 
 
 def test_a_new_key_works_and_a_revoked_one_is_refused_within_5_seconds(cluster: Cluster, line: Line) -> None:
@@ -22,7 +23,7 @@ def test_a_new_key_works_and_a_revoked_one_is_refused_within_5_seconds(cluster: 
     cluster.delete(line.namespace, "secret", "second")
     revoked = time.monotonic()
     eventually(lambda: "401" in chat(line.url, key, "smollm2", tokens=1).error, "refused", timeout=5, poll=0.1)
-    print(f"revoked key refused after {time.monotonic() - revoked:.2f} s")
+    record("revoked key refused", time.monotonic() - revoked)
     running.join(120)
     assert answers
     assert not answers[0].error, "the running stream ends well"

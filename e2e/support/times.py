@@ -1,0 +1,13 @@
+"""How long recoveries took: scenarios record, the summary of the run shows.
+
+Nothing is asserted here: these are figures for people, on whatever machine the scenarios ran.
+"""
+
+from __future__ import annotations
+
+RECORDED: list[tuple[str, float]] = []
+
+
+def record(what: str, seconds: float) -> None:
+    """Remember a measured time."""
+    RECORDED.append((what, seconds))
