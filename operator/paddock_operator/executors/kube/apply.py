@@ -34,15 +34,19 @@ class Applier:
         self._contested: dict[Place, tuple[str, str]] = {}
 
     async def apply_all(self, manifests: Iterable[Manifest]) -> ApiError | None:
-        """Apply manifests in order; returns the first refusal, which holds up no other. Raises other ApiErrors."""
+        """Apply manifests in order; returns the first refusal, which holds up no other. Raises other ApiErrors.
+
+        All of them name the object.
+        """
         first: ApiError | None = None
         for manifest in manifests:
             try:
                 await self.apply(manifest)
             except ApiError as error:
+                named = error.about(manifest["kind"], manifest["metadata"]["name"])
                 if not error.refusal:
-                    raise
-                first = first or _named(error, manifest)
+                    raise named from error
+                first = first or named
         return first
 
     async def apply(self, manifest: Manifest) -> bool:
@@ -87,7 +91,10 @@ class Applier:
         for item in doomed:
             metadata = item["metadata"]
             kind = BY_NAME[item["kind"]]
-            await self._client.delete(kind, metadata["namespace"], metadata["name"], metadata["uid"])
+            try:
+                await self._client.delete(kind, metadata["namespace"], metadata["name"], metadata["uid"])
+            except ApiError as error:
+                raise error.about(kind.name, metadata["name"], "deleted") from error
         return len(doomed)
 
     async def nudge(self, children: Children, plan: ClusterPlan) -> int:
@@ -101,14 +108,8 @@ class Applier:
                 self._world.note(POD, answer)
             except ApiError as error:
                 if not error.absent:
-                    raise
+                    raise error.about(POD.name, name, "annotated") from error
         return len(due)
-
-
-def _named(error: ApiError, manifest: Manifest) -> ApiError:
-    subject = f"{manifest['kind']} {manifest['metadata']['name']}"
-    message = f"the API server refuses {subject}: {error.message}"
-    return ApiError(error.status, error.reason, message, error.retry_after)
 
 
 def _doomed(item: Object, wanted: set[tuple[str, str]]) -> bool:

@@ -1,7 +1,8 @@
 """One key at a time: gather what is true, let the pure plan decide, carry it out. Called by the controller's workers.
 
 The same few steps for a Model, an Endpoint and what a namespace shares: apply in the plan's order, prune, nudge pods,
-write the status, tell of it. A refused write does not keep the status from telling the truth.
+write the status, tell of it. A write that is refused, or goes on failing, does not keep the status from telling the
+truth.
 """
 
 from __future__ import annotations
@@ -15,8 +16,9 @@ from paddock_operator.core.cluster.types import ClusterPlan
 from paddock_operator.core.resources import Ref
 from paddock_operator.executors.kube.apply import Applier
 from paddock_operator.executors.kube.errors import ApiError
+from paddock_operator.executors.kube.failures import Failures
 from paddock_operator.executors.kube.gather import Gatherer
-from paddock_operator.executors.kube.kinds import ENDPOINT, MODEL, SECRET
+from paddock_operator.executors.kube.kinds import ENDPOINT, JOB, MODEL, SECRET
 from paddock_operator.executors.kube.looks import FIRST_LOOK_SECONDS, Looks
 from paddock_operator.executors.kube.names import Names
 from paddock_operator.executors.kube.recorder import Recorder
@@ -56,7 +58,7 @@ class Hands:
 class Planned:
     """A plan with the children that it was made for.
 
-    `again`: seconds until logs or Warnings are due. `retell` makes the plan whose status tells of a refusal.
+    `again`: seconds until logs or Warnings are due. `retell` makes the plan whose status tells of a failed write.
     """
 
     plan: ClusterPlan
@@ -72,6 +74,7 @@ class Reconciler:
         self._world, self._names, self._gatherer, self._hands, self._plans = world, names, gatherer, hands, plans
         self._prepared: set[str] = set()
         self._refused: dict[str, str] = {}
+        self._failures = Failures()
         self._steps = {MODEL.name: self._model, ENDPOINT.name: self._endpoint, NAMES: self._spread_names}
 
     async def reconcile(self, key: Ref) -> float | None:
@@ -92,8 +95,7 @@ class Reconciler:
         seen, again = self._gatherer.model(key, document, self._hands.gate.may_roll())
         if self._hands.looks.awaits_first(seen.children.pods):
             return FIRST_LOOK_SECONDS
-        if seen.claim is None:
-            seen = replace(seen, refused=self._refused.get(key.namespace, ""))
+        seen = replace(seen, refused=self._refused.get(key.namespace, ""))
         plan = await self._planned(document, lambda: self._plans.model(seen))
         retell = lambda words: self._plans.model(replace(seen, refused=words))  # noqa: E731
         return await self._carry_out(key, document, Planned(plan, seen.children, again, retell))
@@ -106,6 +108,7 @@ class Reconciler:
         if not watch.ready:
             return UNKNOWN_SECRETS_SECONDS
         seen, again = self._gatherer.endpoint(key, document, self._hands.gate.may_roll(), watch)
+        seen = replace(seen, refused=self._refused.get(key.namespace, ""))
         plan = await self._planned(document, lambda: self._plans.endpoint(seen))
         if watch.problem:
             plan = _without_secrets(plan)
@@ -119,15 +122,18 @@ class Reconciler:
         if not (seen.models or seen.endpoints or seen.children.all()):
             self._forget_namespace(key.namespace)
             return None
-        plan, refused = self._plans.namespace(seen), ""
+        plan = self._plans.namespace(seen)
         try:
             return await self._carry_out(key, None, Planned(plan, seen.children))
-        except ApiError as error:
-            refused = error.message if error.refusal else self._refused.get(key.namespace, "")
-            raise
         finally:
             # Even if it failed: a Model's own trouble tells more than silence.
-            self._set_prepared(key.namespace, refused)
+            self._set_prepared(key.namespace, self._trouble_for_all(key))
+
+    def _trouble_for_all(self, key: Ref) -> str:
+        """Words about an object of a namespace that cannot be made, for its Models and Endpoints; "" if all is well."""
+        error = self._failures.told(key)
+        # Nobody waits for the collector. Silence of the API server is told by the keys that meet it themselves.
+        return "" if error is None or error.kind == JOB.name or error.status == 0 else error.message
 
     async def _planned(self, document: Object, plan: Callable[[], ClusterPlan]) -> ClusterPlan:
         """The plan. One that fails is an error of ours, of which the object's owner hears too."""
@@ -151,6 +157,7 @@ class Reconciler:
             return document
         self._gatherer.forget(key)
         self._hands.statuses.forget(key)
+        self._failures.forget(key)
         return None
 
     def _is_unprepared(self, key: Ref) -> bool:
@@ -161,7 +168,7 @@ class Reconciler:
         return True
 
     def _set_prepared(self, namespace: str, refused: str) -> None:
-        """`refused`: words about an object of the namespace that cannot be made; without a claim Models tell them."""
+        """`refused`: words about an object of the namespace that cannot be made, which Models and Endpoints tell."""
         if namespace in self._prepared and self._refused.get(namespace, "") == refused:
             return
         self._prepared.add(namespace)
@@ -173,6 +180,7 @@ class Reconciler:
     def _forget_namespace(self, namespace: str) -> None:
         self._prepared.discard(namespace)
         self._refused.pop(namespace, None)
+        self._failures.forget(namespace_key(namespace))
         self._hands.looks.forget_namespace(namespace)
 
     async def _carry_out(self, key: Ref, document: Object | None, planned: Planned) -> float:
@@ -184,10 +192,11 @@ class Reconciler:
             refused = await self._write_children(key, planned.children, plan)
         except ApiError as error:
             failed = error
-        if refused is not None and planned.retell is not None:
-            plan = planned.retell(refused.message)
+        trouble = self._failures.note(key, refused, failed)
+        if trouble is not None and planned.retell is not None:
+            plan = planned.retell(trouble.message)
         if document is not None:
-            wait = await self._tell(key, document, plan, failed)
+            wait = await self._tell(key, document, plan, None if trouble else failed)
         if problem := failed or refused:
             raise problem
         return min((time for time in (plan.requeue_seconds, planned.again, wait) if time is not None), default=FOREVER)
