@@ -9,7 +9,7 @@ import socket
 import time
 from collections.abc import AsyncGenerator
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import httpx
 import pytest
@@ -19,6 +19,7 @@ from tests.gateway.test_process import started
 from tests.support.apiserver import ApiServer
 
 from paddock_runner.gateway.cluster.client import ApiError, Client
+from paddock_runner.gateway.cluster.report import Reporter
 
 CHAT = {"model": "smollm2"}
 
@@ -326,3 +327,20 @@ async def test_the_program_finds_its_cluster(yard: Yard, backend: kit.Backend, k
         code, lines = await program.end()
     assert code == 0
     assert key not in json.dumps(lines)
+
+
+class Recording:
+    """A client that keeps what is patched."""
+
+    def __init__(self) -> None:
+        self.patched: list[tuple[str, dict[str, Any]]] = []
+
+    async def merge_patch(self, path: str, change: dict[str, Any]) -> None:
+        self.patched.append((path, change))
+
+
+async def test_a_gateway_that_ends_takes_its_report_away() -> None:
+    client = Recording()
+    reporter = Reporter(cast(Client, client), "/configmaps/main-gateways", "pod-1", lambda: "aa", lambda: None)
+    await reporter.leave()
+    assert client.patched == [("/configmaps/main-gateways", {"data": {"pod-1": None}})]

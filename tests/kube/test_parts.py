@@ -260,6 +260,7 @@ def deployment(
         (deployment("a", "ProgressDeadlineExceeded"), False),
         (deployment("a", "NewReplicaSetAvailable", generation=2), True),
         (deployment("a", generation=2, replicas=0), False),
+        ({**deployment("a", "DeploymentPaused"), "spec": {"replicas": 1, "paused": True}}, False),
     ],
 )
 def test_what_rolls(found: dict[str, Any], expected: bool) -> None:

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from paddock_operator.core.cluster.labels import CACHE_PATH, REVISION, revision_of
-from paddock_operator.core.cluster.model_looks import nudges, requeue
+from paddock_operator.core.cluster.model_looks import is_waited_for, nudges, requeue
 from paddock_operator.core.cluster.model_manifests import (
     config_map,
     disruption_budget,
@@ -67,7 +67,7 @@ def plan_cluster_model(seen: ModelSeen) -> ClusterPlan:
         notes=plan.notes,
         nudge=nudge,
         rolls=parts[2].rolls,
-        requeue_seconds=requeue(seen, model, plan, bool(nudge), parts[2].wait),
+        requeue_seconds=requeue(seen, model, plan, is_waited_for(nudge), parts[2].wait),
     )
 
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
 
-from paddock_operator.core.cluster.labels import COMPONENT, CONFIG_HASH, PULLER, REVISION
+from paddock_operator.core.cluster.labels import COMPONENT, CONFIG_HASH, IN_FORCE, PULLER, REVISION
 from paddock_operator.core.cluster.model_manifests import find_config_map
 from paddock_operator.core.cluster.model_runner import has_config
 from paddock_operator.core.cluster.observed import ModelSeen, Object
@@ -83,8 +83,13 @@ def _just_unplaced(pod: Object, seen: ModelSeen) -> bool:
     return unplaced.get("status") == "False" and age(since, seen.now) < GRACE_SECONDS
 
 
+def is_waited_for(marks: Iterable[tuple[str, str]]) -> bool:
+    """Whether one of the marks is a nudge, whose answer will stand in a log."""
+    return any(not mark.endswith(f"@{IN_FORCE}") for _, mark in marks)
+
+
 def nudges(seen: ModelSeen, model: Model, config_maps: Iterable[Manifest]) -> tuple[tuple[str, str], ...]:
-    """(pod, `hash@time`) of the running runners whose mounted configuration is older than what is planned."""
+    """(pod, mark) of the running runners that are older than what is planned: see `_mark`."""
     wanted = {name(document): annotation(document, CONFIG_HASH) for document in config_maps}
     return tuple(_nudged(seen, model, wanted))
 
@@ -95,18 +100,24 @@ def _nudged(seen: ModelSeen, model: Model, wanted: Mapping[str, str]) -> Iterato
         hashed = wanted.get(name(live), "") if live is not None else ""
         if not hashed or live is None or not running(container(pod, label(pod, COMPONENT))):
             continue
-        if _is_behind(pod, live, hashed) and _deaf(seen, pod, hashed):
-            yield name(pod), f"{hashed}@{seen.now}"
+        if _is_behind(pod, live, hashed) and (mark := _mark(seen, pod, hashed)):
+            yield name(pod), mark
 
 
-def _deaf(seen: ModelSeen, pod: Object, hashed: str) -> bool:
-    """Whether a pod was not nudged for this content, or says long after that it still has another one.
+def _mark(seen: ModelSeen, pod: Object, hashed: str) -> str:
+    """What to write on a pod that was made before this content: empty if nothing is new.
 
-    A kubelet that has not heard of the new ConfigMap yet (its watch broke off) mounts the old content once more.
+    That it serves the content is noted once: its log tells it once only, and logs are rotated. Until it says so it is
+    nudged again: a kubelet that has not heard of the new ConfigMap yet mounts the old content once more.
     """
     marked, _, since = annotation(pod, CONFIG_HASH).partition("@")
-    told = (seen.events.get(uid(pod)) or {}).get("config") or hashed
-    return marked != hashed or (told != hashed and age(since, seen.now) >= NUDGE_AGAIN_SECONDS)
+    told = str((seen.events.get(uid(pod)) or {}).get("config") or "")
+    if marked == hashed and since == IN_FORCE:
+        return ""
+    if told == hashed:
+        return f"{hashed}@{IN_FORCE}"
+    waits = marked == hashed and (not told or age(since, seen.now) < NUDGE_AGAIN_SECONDS)
+    return "" if waits else f"{hashed}@{seen.now}"
 
 
 def _is_behind(pod: Object, live: Object, hashed: str) -> bool:

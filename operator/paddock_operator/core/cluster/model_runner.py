@@ -27,6 +27,7 @@ from paddock_operator.core.cluster.pods import (
     ready,
     runners,
     running,
+    serves_hash,
     terminating,
     uid,
 )
@@ -88,6 +89,8 @@ def _serving(seen: ModelSeen, model: Model, revision: str, pods: Iterable[Object
 def has_config(seen: ModelSeen, pod: Object, config_map: Object) -> bool:
     """Whether a pod serves with the content that its ConfigMap has now."""
     if newer_than_config(pod, config_changed_at(config_map)):
+        return True
+    if serves_hash(pod) == annotation(config_map, CONFIG_HASH):
         return True
     event = seen.events.get(uid(pod)) or {}
     return bool(event.get("config")) and event.get("config") == annotation(config_map, CONFIG_HASH)

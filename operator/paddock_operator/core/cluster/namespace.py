@@ -9,14 +9,22 @@ from __future__ import annotations
 from typing import Any
 
 from paddock_operator.core.cluster.collect import plan_collection
-from paddock_operator.core.cluster.labels import CHILD, COMPONENT, MANAGED_BY, MANAGED_BY_VALUE, PULLER, RUNNER
+from paddock_operator.core.cluster.labels import (
+    CHILD,
+    COMPONENT,
+    MANAGED_BY,
+    MANAGED_BY_VALUE,
+    NAMESPACE_CHILD,
+    PULLER,
+    RUNNER,
+)
 from paddock_operator.core.cluster.meta import metadata
 from paddock_operator.core.cluster.network import namespace_policies
 from paddock_operator.core.cluster.observed import NamespaceSeen
 from paddock_operator.core.cluster.pods import FINISHED, label, name, phase
 from paddock_operator.core.cluster.types import ClusterPlan, Manifest
 
-LABELS = {MANAGED_BY: MANAGED_BY_VALUE, CHILD: "namespace"}
+LABELS = {MANAGED_BY: MANAGED_BY_VALUE, CHILD: NAMESPACE_CHILD}
 """Labels of objects of a namespace; no `child_name` is `namespace`, those end with a hash."""
 CACHE = "cache"
 DRAIN_LOOK_SECONDS = 5.0

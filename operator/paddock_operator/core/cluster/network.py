@@ -81,13 +81,13 @@ def _block(cidr: str, apart_from: Iterable[str] = ()) -> dict[str, Any]:
 def _policy(
     made: Mapping[str, Any], selector: Mapping[str, Any], ingress: list[Rule], egress: list[Rule]
 ) -> dict[str, Any]:
-    """Both directions are always named, so that what no rule allows is denied."""
+    """Both directions are always named, so that what no rule allows is denied, and a rule added by hand is removed."""
     spec = {"podSelector": dict(selector), "policyTypes": ["Ingress", "Egress"]}
     return {
         "apiVersion": "networking.k8s.io/v1",
         "kind": "NetworkPolicy",
         "metadata": dict(made),
-        "spec": {**spec, **({"ingress": ingress} if ingress else {}), **({"egress": egress} if egress else {})},
+        "spec": {**spec, "ingress": ingress, "egress": egress},
     }
 
 

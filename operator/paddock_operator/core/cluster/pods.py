@@ -9,7 +9,15 @@ from collections.abc import Iterable, Mapping
 from typing import Any, Literal
 
 from paddock_operator.core.clock import seconds_between
-from paddock_operator.core.cluster.labels import COMPONENT, FIELD_MANAGER, PULLER, REVISION, RUNNER
+from paddock_operator.core.cluster.labels import (
+    COMPONENT,
+    CONFIG_HASH,
+    FIELD_MANAGER,
+    IN_FORCE,
+    PULLER,
+    REVISION,
+    RUNNER,
+)
 from paddock_operator.core.cluster.observed import Object
 
 LOG_AFTER_SECONDS = 3.0
@@ -137,6 +145,12 @@ def config_changed_at(config_map: Object) -> str:
 
 def _ours(entry: Mapping[str, Any]) -> bool:
     return bool(entry.get("manager") == FIELD_MANAGER)
+
+
+def serves_hash(pod: Object) -> str:
+    """The hash of the configuration that a pod once told it serves, empty if none is noted."""
+    hashed, _, what = annotation(pod, CONFIG_HASH).partition("@")
+    return hashed if what == IN_FORCE else ""
 
 
 def newer_than_config(pod: Object, changed_at: str) -> bool:

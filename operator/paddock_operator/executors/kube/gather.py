@@ -17,7 +17,7 @@ from typing import Any
 from paddock_operator.core.clock import seconds_between
 from paddock_operator.core.cluster.labels import COMPONENT, CONFIG_HASH, RUNNER
 from paddock_operator.core.cluster.observed import Children, EndpointSeen, ModelSeen, NamespaceSeen, Object
-from paddock_operator.core.cluster.pods import annotation, config_changed_at, ready, wants_log
+from paddock_operator.core.cluster.pods import annotation, config_changed_at, ready, serves_hash, wants_log
 from paddock_operator.core.cluster.settings import Settings
 from paddock_operator.core.resources import KeyRecord, Ref, is_api_key, parse
 from paddock_operator.executors.kube.kinds import CONFIG_MAP, ENDPOINT, MODEL, POD
@@ -130,7 +130,8 @@ class Gatherer:
         hashes = {annotation(item, CONFIG_HASH) for item in children.config_maps}
         for pod in children.pods:
             container = wants_log(pod, changed_at, now)
-            if container == RUNNER and ready(pod) and (self._looks.event(pod) or {}).get("config") in hashes:
+            told = (self._looks.event(pod) or {}).get("config") or serves_hash(pod)
+            if container == RUNNER and ready(pod) and told in hashes:
                 continue
             if container is not None:
                 yield self._looks.want_log(pod, container, key)

@@ -104,6 +104,9 @@ class Reflector:
     def _failed(self, error: ApiError) -> float:
         """Note what went wrong and return the seconds to wait."""
         self._restarted(self._store.kind.name)
+        if error.status:
+            # An answer is contact, whatever it says: a restart of this program could not cure it.
+            self._contact = monotonic()
         if error.gone:
             self._version = ""
             return 0.0

@@ -115,7 +115,8 @@ class Rings:
         elif owner.get("kind") in (MODEL.name, ENDPOINT.name):
             self._ring(Ref(str(owner["kind"]), namespace, str(owner["name"])), 0.0)
         elif not owner:
-            self._ring(namespace_key(namespace), 0.0)
+            # Without its owner reference a child still has its name: whoever plans that name takes it back.
+            self._ring(self._children.get((namespace, label), namespace_key(namespace)), 0.0)
 
 
 def intent(item: Object | None) -> Any:

@@ -50,7 +50,9 @@ class RollGate:
 def rolling(deployment: Object) -> bool:
     """Whether a Deployment is on its way to its template: not yet looked at by its controller, or in progress."""
     status = deployment.get("status") or {}
-    if (deployment.get("spec") or {}).get("replicas") == 0:
+    spec = deployment.get("spec") or {}
+    # A paused one goes nowhere: it must not keep all others from their turn.
+    if spec.get("replicas") == 0 or spec.get("paused"):
         return False
     if int(status.get("observedGeneration") or 0) < int(deployment["metadata"].get("generation") or 0):
         return True

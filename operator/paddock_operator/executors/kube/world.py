@@ -12,8 +12,9 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from paddock_operator.core.cluster.labels import MANAGED_BY, MANAGED_BY_VALUE, SECRET_TYPE
+from paddock_operator.core.cluster.labels import CHILD, MANAGED_BY, MANAGED_BY_VALUE, NAMESPACE_CHILD, SECRET_TYPE
 from paddock_operator.core.cluster.observed import Children, Object
+from paddock_operator.core.cluster.pods import label
 from paddock_operator.core.identity import child_name
 from paddock_operator.core.resources import API_KEY_TYPE, Ref
 from paddock_operator.executors.kube.client import Client
@@ -111,9 +112,16 @@ class World:
         return (*CHILD_KINDS, SECRET, HTTP_ROUTE) if self.has_http_route else (*CHILD_KINDS, SECRET)
 
     def children(self, ref: Ref, uid: str) -> Children:
-        """The live children of an object; for a namespace (empty uid) those without a controller."""
-        found = {kind.field: self.stores[kind.name].owned(ref.namespace, uid) for kind in self.child_kinds()}
+        """The live children of an object; for a namespace (empty uid) what it shares.
+
+        What lost its owner (an orphan, a copy made by hand) belongs to nobody: it is neither used nor deleted.
+        """
+        found = {kind.field: self._owned(kind, ref.namespace, uid) for kind in self.child_kinds()}
         return Children(**found, pods=self.stores[POD.name].labelled(ref.namespace, child_name(ref)))
+
+    def _owned(self, kind: Kind, namespace: str, uid: str) -> tuple[Object, ...]:
+        owned = self.stores[kind.name].owned(namespace, uid)
+        return owned if uid else tuple(item for item in owned if label(item, CHILD) == NAMESPACE_CHILD)
 
     def claim(self, namespace: str) -> Object | None:
         """The namespace's cache claim."""

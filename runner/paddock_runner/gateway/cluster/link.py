@@ -64,6 +64,7 @@ class Link:
         try:
             await asyncio.gather(self._secret(client).run(), self._slices(client).run(), self._reporter.run())
         finally:
+            await self._reporter.leave()
             await client.close()
 
     def _secret(self, client: Client) -> Reflector:

@@ -7,6 +7,7 @@ now and then, so that a report comes back after somebody lost it.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import logging
 from collections.abc import Callable
@@ -19,6 +20,7 @@ from paddock_runner.gateway.cluster.reflector import Backoff
 WRITE_SECONDS = 1.0
 ABSENT_SECONDS = 5.0
 LOOK_SECONDS = 60.0
+LEAVE_SECONDS = 2.0
 
 log = logging.getLogger(__name__)
 
@@ -53,6 +55,12 @@ class Reporter:
             self._backoff.reset()
             await asyncio.sleep(WRITE_SECONDS)
             await self._wait()
+
+    async def leave(self) -> None:
+        """Take our key away: this pod ends. Nothing waits long for it, and nothing depends on it."""
+        with contextlib.suppress(ApiError, TimeoutError):
+            async with asyncio.timeout(LEAVE_SECONDS):
+                await self.client.merge_patch(self.path, {"data": {self.pod: None}})
 
     async def _once(self) -> None:
         config = self.config()
