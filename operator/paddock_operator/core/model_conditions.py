@@ -133,6 +133,9 @@ def percent(completed: int, total: int) -> int:
 
 def _running(o: ModelObserved, pin: Pin, service: Service) -> Verdict:
     target = _short(pin.target)
+    if service.in_force and o.runner.rolling:
+        words = f"pods as spec wants them now replace those that serve {target}"
+        return "False", o.runner.reason or "Starting", o.runner.message or words
     if service.in_force:
         slots, context = service.engine["slots"], service.engine["contextLength"]
         return "True", "Serving", f"{target} serves {slots} sequences with {context} tokens of context"

@@ -60,7 +60,8 @@ class RunnerObserved:
 
     On a cluster this is about the pods of the wanted revision: `reason` is a reason of the conditions if they have
     trouble (`message` words it) and `counts` are all runner pods and the ready ones, of whatever revision.
-    `bytes_missing`: the runner did not find its digest in the cache, or found it damaged.
+    `bytes_missing`: the runner did not find its digest in the cache, or found it damaged. `rolling`: an edit asks
+    for other pods (memory, placement …) that have not replaced all old ones, though these may serve the same.
     """
 
     state: RunnerState = "none"
@@ -73,6 +74,7 @@ class RunnerObserved:
     reason: str = ""
     counts: tuple[int, int] | None = None
     bytes_missing: bool = False
+    rolling: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -22,14 +22,16 @@ from paddock_operator.core.cluster.model_manifests import (
 from paddock_operator.core.cluster.model_runner import observe_runner
 from paddock_operator.core.cluster.node_pulls import node_pulls, observe_nodes
 from paddock_operator.core.cluster.observed import ModelSeen
-from paddock_operator.core.cluster.pods import FINISHED, label, name, phase, runners, terminating
+from paddock_operator.core.cluster.pods import FINISHED, condition_of, label, name, phase, runners, terminating
 from paddock_operator.core.cluster.pull_job import find_job, must_go, observe_pull, pull_job
-from paddock_operator.core.cluster.rolls import WAIT_SECONDS, roll
+from paddock_operator.core.cluster.rolls import WAIT_SECONDS, Roll, roll
 from paddock_operator.core.cluster.runner_pod import asked, runner_deployment
+from paddock_operator.core.cluster.trouble import not_created
 from paddock_operator.core.cluster.types import ClusterPlan, Manifest
 from paddock_operator.core.cluster.verdict import printable
 from paddock_operator.core.conditions import MAX_MESSAGE, MODEL_PROGRESS, find
 from paddock_operator.core.fields import unsupported
+from paddock_operator.core.identity import child_name
 from paddock_operator.core.observed import ModelObserved, PullObserved, RunnerObserved
 from paddock_operator.core.plan_model import plan_model
 from paddock_operator.core.plan_types import ModelPlan
@@ -94,7 +96,28 @@ def _decide(seen: ModelSeen, model: Model) -> tuple[ModelObserved, ModelPlan]:
         # a node that lacks bytes is no reason to look for them everywhere else
         runner = replace(runner, bytes_missing=False)
     observed = replace(with_pull, runner=runner)
+    plan = plan_model(observed)
+    if not _is_rolling(seen, model, plan):
+        return observed, plan
+    observed = replace(observed, runner=_rolling(seen, runner))
     return observed, plan_model(observed)
+
+
+def _is_rolling(seen: ModelSeen, model: Model, plan: ModelPlan) -> bool:
+    """Whether an edit of the spec is to change the pods and has not changed all; a restart or a scaling is no edit."""
+    status = seen.model.get("status") or {}
+    edited = status.get("observedGeneration") != model.generation
+    under_way = edited or find(status, "Reconciling").get("status") == "True"
+    return under_way and plan.serve is not None and _roll(seen, model, plan).unfinished
+
+
+def _rolling(seen: ModelSeen, runner: RunnerObserved) -> RunnerObserved:
+    """The runners while a roll is under way: pods that may not be made keep it from its end, too."""
+    refused = next((condition_of(item, "ReplicaFailure") for item in seen.children.deployments), {})
+    if runner.reason or refused.get("status") != "True":
+        return replace(runner, rolling=True)
+    trouble = not_created(str(refused.get("message") or ""))
+    return replace(runner, rolling=True, reason=trouble.reason, message=trouble.message)
 
 
 def _sound(status: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -154,10 +177,14 @@ def _deployment(seen: ModelSeen, model: Model, plan: ModelPlan) -> Part:
     """The Deployment: applied, or kept while an operator upgrade waits for its turn, or none (nothing to serve)."""
     if plan.standby is None or not _has_deployment(seen, plan):
         return Part()
-    revision = revision_of(dict(plan.standby))
-    live = next(iter(seen.children.deployments), None)
-    planned = runner_deployment(seen, model, plan, revision)
-    decided = roll(planned, live, asked(model, revision), seen.may_roll)
+    decided = _roll(seen, model, plan)
     if decided.apply is None:
-        return Part(keep=(("Deployment", name(planned)),), wait=WAIT_SECONDS)
+        return Part(keep=(("Deployment", child_name(model.ref)),), wait=WAIT_SECONDS)
     return Part((decided.apply,), rolls=decided.rolls)
+
+
+def _roll(seen: ModelSeen, model: Model, plan: ModelPlan) -> Roll:
+    """What the Deployment for the (standby) configuration of a plan does to the live one."""
+    revision = revision_of(dict(plan.standby or {}))
+    live = next(iter(seen.children.deployments), None)
+    return roll(runner_deployment(seen, model, plan, revision), live, asked(model, revision), seen.may_roll)

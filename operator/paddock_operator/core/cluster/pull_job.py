@@ -225,9 +225,17 @@ def must_go(seen: ModelSeen, model: Model, job: Object, suspended: bool, missing
         return suspended or _outdated(seen, model, job)
     if is_true(job, "Failed"):
         return True
+    if not suspended and _failed(seen, job) and _outdated(seen, model, job):
+        # what failed may be allowed now, or mended by another puller; a new Job is not outdated, so this is done once
+        return True
     lost = pod_of(seen, job) is None and not _answered(seen, job) and not suspended
     since = _settled_for(seen, job)
     return (missing and since >= REPEAT_SECONDS) or (lost and since >= LOST_SECONDS)
+
+
+def _failed(seen: ModelSeen, job: Object) -> bool:
+    """Whether the verdict of a finished Job is there and is an error."""
+    return observe_job(seen, job, annotation(job, PULL_KEY)).state == "failed"
 
 
 def _answered(seen: ModelSeen, job: Object) -> bool:
