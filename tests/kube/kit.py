@@ -12,7 +12,14 @@ from typing import Any
 from tests.support.apiserver import ApiServer
 
 from paddock_operator.app import App
-from paddock_operator.core.cluster.labels import CREDENTIAL_HASH, ENDPOINT_ID, SECRET_TYPE, common_labels
+from paddock_operator.core.cluster.labels import (
+    CHILD,
+    CREDENTIAL_HASH,
+    ENDPOINT_ID,
+    NAMESPACE_CHILD,
+    SECRET_TYPE,
+    common_labels,
+)
 from paddock_operator.core.cluster.meta import metadata
 from paddock_operator.core.cluster.observed import EndpointSeen, ModelSeen, NamespaceSeen
 from paddock_operator.core.cluster.settings import Settings
@@ -84,7 +91,7 @@ def plan_namespace(seen: NamespaceSeen) -> ClusterPlan:
     """One ServiceAccount as long as there is a Model or Endpoint."""
     if not (seen.models or seen.endpoints):
         return ClusterPlan(())
-    labels = {"app.kubernetes.io/managed-by": "paddock"}
+    labels = {"app.kubernetes.io/managed-by": "paddock", CHILD: NAMESPACE_CHILD}
     account = {"apiVersion": "v1", "kind": "ServiceAccount", "automountServiceAccountToken": False}
     return ClusterPlan(({**account, "metadata": metadata("paddock-runner", seen.namespace, labels)},))
 
@@ -168,8 +175,9 @@ class Cluster:
 
     def settled(self, manifest: Mapping[str, Any]) -> bool:
         """Whether the status speaks of the present generation."""
-        live = self.get(path(manifest))
-        return bool(live) and live.get("status", {}).get("observedGeneration") == live["metadata"]["generation"]
+        live = self.get(path(manifest)) or {"metadata": {"generation": None}}
+        seen = live.get("status", {}).get("observedGeneration")
+        return seen is not None and bool(seen == live["metadata"]["generation"])
 
     async def apply_settled(self, manifest: Mapping[str, Any]) -> dict[str, Any]:
         """Apply a Model or Endpoint and wait until the operator has answered."""

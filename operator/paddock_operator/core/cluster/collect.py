@@ -19,6 +19,7 @@ from paddock_operator.core.cluster.network import component_selector
 from paddock_operator.core.cluster.observed import NamespaceSeen, Object
 from paddock_operator.core.cluster.placement import beside, to_node
 from paddock_operator.core.cluster.pods import created, is_true, label, name, node_of
+from paddock_operator.core.cluster.settings import Settings
 from paddock_operator.core.cluster.types import Manifest
 from paddock_operator.core.identity import short_hash
 from paddock_operator.core.plan_types import Note
@@ -29,6 +30,7 @@ MAX_LIVE = 1500
 """Digests of one list: the kernel takes 128 KiB for one environment variable."""
 RETRY_SECONDS = 60.0
 DEADLINE_SECONDS = 3600
+SHORTEST_SECONDS = 60
 RESOURCES = {"requests": {"cpu": "50m", "memory": "64Mi"}, "limits": {"memory": "512Mi"}}
 _DIGEST = re.compile(r"sha256:[0-9a-f]{64}")
 
@@ -96,6 +98,11 @@ def _is_new(model: Object) -> bool:
     return not (model.get("status") or {}).get("observedGeneration")
 
 
+def _deadline(settings: Settings) -> int:
+    """Seconds that a collector may run: what was pulled since its list was made must be too young for it."""
+    return min(DEADLINE_SECONDS, max(settings.collect_min_age_seconds, SHORTEST_SECONDS))
+
+
 def live_digests(seen: NamespaceSeen) -> list[str]:
     """Every digest of a manifest that may be needed, sorted: of specs, statuses and serve configurations in use."""
     found: set[str] = set()
@@ -130,7 +137,7 @@ def _job(seen: NamespaceSeen, labels: Mapping[str, str], due: int, digests: list
         "metadata": metadata(called, seen.namespace, marked),
         "spec": {
             "backoffLimit": 3,
-            "activeDeadlineSeconds": DEADLINE_SECONDS,
+            "activeDeadlineSeconds": _deadline(seen.settings),
             "template": {"metadata": {"labels": marked}, "spec": _pod(seen, digests, node)},
         },
     }

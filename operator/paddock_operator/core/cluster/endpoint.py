@@ -23,7 +23,9 @@ from paddock_operator.core.cluster.endpoint_state import config_fault, observe_g
 from paddock_operator.core.cluster.gateway_pod import asked, gateway_deployment
 from paddock_operator.core.cluster.network import gateway_policy
 from paddock_operator.core.cluster.observed import EndpointSeen
+from paddock_operator.core.cluster.pods import alive
 from paddock_operator.core.cluster.rolls import WAIT_SECONDS, Roll, roll
+from paddock_operator.core.cluster.trouble import grace_left
 from paddock_operator.core.cluster.types import ClusterPlan, Manifest
 from paddock_operator.core.cluster.verdict import printable
 from paddock_operator.core.conditions import MAX_MESSAGE
@@ -44,7 +46,8 @@ def plan_cluster_endpoint(seen: EndpointSeen) -> ClusterPlan:
     gateways = observe_gateways(seen, endpoint, config, rolled[0], rolled[1].apply is None)
     plan = plan_endpoint(replace(observed, gateway=gateways.observed))
     apply, keep = _children(seen, endpoint, config, rolled[0], rolled[1])
-    waits = [gateways.wait, WAIT_SECONDS if rolled[1].apply is None else None]
+    grace = grace_left(alive(seen.children.pods), seen.now)
+    waits = [gateways.wait, grace, WAIT_SECONDS if rolled[1].apply is None else None]
     return ClusterPlan(
         apply=tuple(apply),
         keep=tuple(keep),

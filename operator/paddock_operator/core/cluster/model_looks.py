@@ -15,7 +15,6 @@ from paddock_operator.core.cluster.pods import (
     age,
     alive,
     annotation,
-    condition_of,
     config_changed_at,
     container,
     created,
@@ -28,7 +27,7 @@ from paddock_operator.core.cluster.pods import (
     uid,
 )
 from paddock_operator.core.cluster.pull_job import LOST_SECONDS, find_job, is_finished, pod_of
-from paddock_operator.core.cluster.trouble import CLAIM_GRACE_SECONDS, GRACE_SECONDS
+from paddock_operator.core.cluster.trouble import CLAIM_GRACE_SECONDS, grace_left
 from paddock_operator.core.cluster.types import Manifest
 from paddock_operator.core.plan_types import ModelPlan
 from paddock_operator.core.resources import Model
@@ -68,19 +67,13 @@ def _for_pod(seen: ModelSeen, model: Model, pod: Object) -> float | None:
     role = label(pod, COMPONENT)
     began = str(running(container(pod, role)).get("startedAt") or "")
     if not began:
-        return GRACE_SECONDS if _just_unplaced(pod, seen) else None
+        return grace_left([pod], seen.now)
     if role == PULLER:
         return PULL_SECONDS
     if not ready(pod):
         return RUNNER_SECONDS if age(began, seen.now) < SLOW_AFTER_SECONDS else PULL_SECONDS
     config_map = find_config_map(seen, model, label(pod, REVISION))
     return CONFIG_SECONDS if config_map is not None and not has_config(seen, pod, config_map) else None
-
-
-def _just_unplaced(pod: Object, seen: ModelSeen) -> bool:
-    unplaced = condition_of(pod, "PodScheduled")
-    since = str(unplaced.get("lastTransitionTime") or created(pod))
-    return unplaced.get("status") == "False" and age(since, seen.now) < GRACE_SECONDS
 
 
 def is_waited_for(marks: Iterable[tuple[str, str]]) -> bool:

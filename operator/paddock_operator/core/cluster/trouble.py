@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -176,3 +176,14 @@ def last_words(log: str) -> str:
 
 def _short(words: str) -> str:
     return printable(words, MAX_WORDS)
+
+
+def grace_left(pods: Iterable[Object], now: str) -> float | None:
+    """Seconds until a pod that no node took just now is called Unschedulable, None if there is no such pod."""
+    return GRACE_SECONDS if any(_just_unplaced(pod, now) for pod in pods) else None
+
+
+def _just_unplaced(pod: Object, now: str) -> bool:
+    unplaced = condition_of(pod, "PodScheduled")
+    since = str(unplaced.get("lastTransitionTime") or created(pod))
+    return unplaced.get("status") == "False" and age(since, now) < GRACE_SECONDS
