@@ -18,7 +18,7 @@ from e2e.cluster.build import exclusive
 from e2e.cluster.layout import ROOT, STATE
 
 PREFIX = os.environ.get("IMAGE_PREFIX") or "localhost/paddock-"
-BASE = "docker.io/library/debian:bookworm-slim"
+BASE = "localhost/debian:bookworm-slim"
 PACKAGES = "python3,python3-venv,ca-certificates,libgomp1"
 SOURCES = ("operator", "runner", "crds")
 FILES = ("pyproject.toml", "README.md", "LICENSE", "Containerfile")
@@ -55,7 +55,7 @@ def label(image: str) -> str:
 
 
 def ensure_base() -> None:
-    """Make the base image from Debian's packages, under the name that the Containerfile would pull."""
+    """Make the base image from Debian's packages: the same as the one that the Containerfile would pull."""
     if exists(BASE):
         return
     print("images: making the base image from Debian's packages, once", flush=True)

@@ -37,7 +37,6 @@ class World:
     claim: Document | None = field(default_factory=kube.claim)
     events: dict[str, dict[str, Any]] = field(default_factory=dict)
     warnings: dict[str, tuple[str, str]] = field(default_factory=dict)
-    secrets_missing: tuple[str, ...] = ()
     names: tuple[str, ...] = ("smollm2:135m",)
     credentials: tuple[tuple[str, str], ...] = (("default/main", "d" * 64),)
     settings: Settings = field(default_factory=lambda: Settings(images=Images("gateway:1", "runner:1")))
@@ -60,7 +59,6 @@ class World:
             now=kube.at(self.clock),
             settings=self.settings,
             may_roll=self.may_roll,
-            secrets_missing=self.secrets_missing,
         )
 
     def plan(self) -> ClusterPlan:

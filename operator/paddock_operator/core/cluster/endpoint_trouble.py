@@ -20,7 +20,6 @@ class _Seen:
     now: str
     settings: Settings
     claim: Object | None = None
-    secrets_missing: tuple[str, ...] = ()
 
 
 def gateway_trouble(pods: Iterable[Object], deployment: Object | None, seen: EndpointSeen) -> Trouble | None:

@@ -51,9 +51,8 @@ class ModelSeen:
     """`model` is the object itself. `events` maps a pod's uid to the last event of its log (contracts:
     `state` of a runner, `progress` of a puller). `warnings` maps the uid of a pod, Job or ReplicaSet to its newest
     Warning (reason, message). `credentials` are (endpoint id, SHA-256) and `names` the public names of the Endpoints
-    that serve this Model.
-    `secrets_missing` are names of Secrets that pull credentials need and that do not exist. `may_roll`: this Model may
-    roll its pods now for a mere operator upgrade. `claim` is the namespace's cache claim, None while it does not exist.
+    that serve this Model. `may_roll`: this Model may roll its pods now for a mere operator upgrade. `claim` is the
+    namespace's cache claim, None while it does not exist.
     `refused`: the API server's words about a child that it does not take ("" if it took all).
     """
 
@@ -67,7 +66,6 @@ class ModelSeen:
     now: str
     settings: Settings
     may_roll: bool = True
-    secrets_missing: tuple[str, ...] = ()
     refused: str = ""
 
 

@@ -37,8 +37,6 @@ class Seen(Protocol):
     @property
     def claim(self) -> Object | None: ...
     @property
-    def secrets_missing(self) -> tuple[str, ...]: ...
-    @property
     def now(self) -> str: ...
     @property
     def settings(self) -> Settings: ...
@@ -122,9 +120,6 @@ def _image(pod: Object, called: str, reason: str, words: str) -> str:
 
 
 def _not_mounted(pod: Object, called: str, seen: Seen) -> Trouble | None:
-    missing = [name for name in seen.secrets_missing if _mounts_secret(pod, name)]
-    if missing:
-        return _no_secret(missing[0])
     reason, words = seen.warnings.get(uid(pod), ("", ""))
     if reason in _MOUNTS:
         return _secret(words) or Trouble("FailedMount", f"a volume cannot be mounted: {_short(words)}")
@@ -133,18 +128,11 @@ def _not_mounted(pod: Object, called: str, seen: Seen) -> Trouble | None:
     return None
 
 
-def _mounts_secret(pod: Object, called: str) -> bool:
-    volumes = (pod.get("spec") or {}).get("volumes") or ()
-    return any((volume.get("secret") or {}).get("secretName") == called for volume in volumes)
-
-
 def _secret(words: str) -> Trouble | None:
     found = _SECRET.search(words)
-    return _no_secret(found[1]) if found else None
-
-
-def _no_secret(called: str) -> Trouble:
-    return Trouble("SecretNotFound", f"Secret {called} does not exist in this namespace; create it")
+    return (
+        Trouble("SecretNotFound", f"Secret {found[1]} does not exist in this namespace; create it") if found else None
+    )
 
 
 def not_created(words: str) -> Trouble:
