@@ -34,5 +34,6 @@ def test_two_minutes_without_operator_and_api_server(cluster: Cluster, line: Lin
         assert not late, late[:3]
     finally:
         cluster.kubectl("scale", "deployment", "--all", "--replicas=1", "-n", SYSTEM)
-        cluster.kubectl("rollout", "status", "deployment", "-n", SYSTEM, "--timeout=90s", timeout=100)
+        # The cluster's own controllers come back with growing pauses after so long an outage; they are not under test.
+        cluster.kubectl("rollout", "status", "deployment", "-n", SYSTEM, "--timeout=300s", timeout=310)
     cluster.wait(line.namespace, "model", "smollm2", timeout=60)
