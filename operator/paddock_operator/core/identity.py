@@ -31,6 +31,11 @@ def config_hash(value: Mapping[str, Any]) -> str:
     return hashlib.sha256(canonical_json(value)).hexdigest()
 
 
+def secret_hash(clear: str) -> str:
+    """What is stored of a clear key or credential: SHA-256 of the whole string, hex."""
+    return hashlib.sha256(clear.encode()).hexdigest()
+
+
 def short_hash(value: Mapping[str, Any]) -> str:
     """The first 16 hex digits of `config_hash`, for statuses that compare settings."""
     return config_hash(value)[:16]

@@ -9,6 +9,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+RESTART_FIELDS = ("digest", "models", "engine")
+"""Fields of a serve configuration whose change needs another process; everything else is re-read by the running one."""
+
 
 @dataclass(frozen=True, slots=True)
 class Note:

@@ -7,7 +7,6 @@ one ConfigMap, besides the EndpointSlices of its namespace.
 from __future__ import annotations
 
 import base64
-import hashlib
 from collections.abc import Mapping
 from typing import Any
 
@@ -26,7 +25,7 @@ from paddock_operator.core.cluster.labels import (
 from paddock_operator.core.cluster.meta import metadata
 from paddock_operator.core.cluster.observed import EndpointSeen
 from paddock_operator.core.endpoint_spec import Service
-from paddock_operator.core.identity import canonical_json, child_name, config_hash
+from paddock_operator.core.identity import canonical_json, child_name, config_hash, secret_hash
 from paddock_operator.core.resources import Endpoint
 
 RBAC = "rbac.authorization.k8s.io/v1"
@@ -51,7 +50,7 @@ def secret(seen: EndpointSeen, endpoint: Endpoint, config: Mapping[str, Any]) ->
     made = _object(seen, endpoint, "Secret")
     made["metadata"]["annotations"] = {
         CONFIG_HASH: config_hash(config),
-        CREDENTIAL_HASH: hashlib.sha256(seen.credential.encode()).hexdigest(),
+        CREDENTIAL_HASH: secret_hash(seen.credential),
         ENDPOINT_ID: f"{endpoint.ref.namespace}/{endpoint.ref.name}",
     }
     data = {CONFIG_FILE: canonical_json(config), "credential": seen.credential.encode()}

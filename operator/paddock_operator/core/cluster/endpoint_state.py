@@ -30,6 +30,7 @@ from paddock_operator.core.cluster.pods import (
     name,
     ready,
 )
+from paddock_operator.core.cluster.rolls import rolled_out
 from paddock_operator.core.conditions import find
 from paddock_operator.core.identity import canonical_json, config_hash
 from paddock_operator.core.observed import GatewayObserved
@@ -148,10 +149,8 @@ def _rolled_out(live: Object | None, planned: Object) -> bool:
     """Whether all gateways that the Deployment counts are of the planned template."""
     if live is None or annotation(live, TEMPLATE_HASH) != annotation(planned, TEMPLATE_HASH):
         return False
-    status = live.get("status") or {}
-    seen_by_controller = status.get("observedGeneration", 0) >= live["metadata"].get("generation", 0)
-    updated = status.get("updatedReplicas") or 0
-    return bool(seen_by_controller and updated >= planned["spec"]["replicas"] and status.get("replicas") == updated)
+    updated = (live.get("status") or {}).get("updatedReplicas") or 0
+    return rolled_out(live) and bool(updated >= planned["spec"]["replicas"])
 
 
 def _lateness(seen: EndpointSeen, endpoint: Endpoint, wanted: str, pods: Iterable[Object]) -> dict[str, float]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import Any
 
 from paddock_operator.core.cluster.labels import CONFIG_PATH, GATEWAY, GATEWAY_PORT, common_labels, pod_selector
-from paddock_operator.core.cluster.meta import container, http_probe, metadata, pod_spec
+from paddock_operator.core.cluster.meta import GRACE_SECONDS, container, metadata, pod_spec, serving
 from paddock_operator.core.cluster.observed import EndpointSeen
 from paddock_operator.core.identity import child_name
 from paddock_operator.core.plan_endpoint import DRAIN_SECONDS
@@ -17,9 +17,6 @@ from paddock_operator.core.resources import Endpoint
 CONFIG_FILE = "gateway.json"
 TLS_PATH = "/etc/paddock-tls"
 TLS_FILES = ("tls.crt", "tls.key")
-FORGET_SECONDS = 5
-"""Between a pod's end and SIGTERM: endpoints and load balancers forget the pod first."""
-GRACE_SECONDS = 15
 START_SECONDS = 60
 PROGRESS_SECONDS = 600
 # bodies are held in memory: 64 requests of 4 MiB each by default, beside the program itself
@@ -78,19 +75,9 @@ def _gateway(seen: EndpointSeen, endpoint: Endpoint) -> dict[str, Any]:
         RESOURCES,
         mounts=mounts,
         ports=[{"name": "http", "containerPort": GATEWAY_PORT, "protocol": "TCP"}],
-        startupProbe=_probe("/healthz", 1, START_SECONDS, tls),
-        readinessProbe=_probe("/readyz", 2, 2, tls, timeout=2),
-        livenessProbe=_probe("/healthz", 10, 6, tls, timeout=5),
-        lifecycle={"preStop": {"sleep": {"seconds": FORGET_SECONDS}}},
-        # a program that cannot even start says why in its last log line
-        terminationMessagePolicy="FallbackToLogsOnError",
+        **serving("http", START_SECONDS, "HTTPS" if tls else "HTTP"),
     )
     return {**made, "env": [{"name": "POD_NAME", "valueFrom": {"fieldRef": {"fieldPath": "metadata.name"}}}]}
-
-
-def _probe(path: str, period: int, failures: int, tls: bool, timeout: int = 1) -> dict[str, Any]:
-    made = http_probe(path, "http", period, failures, timeout)
-    return {**made, "httpGet": {**made["httpGet"], "scheme": "HTTPS"}} if tls else made
 
 
 def _volumes(endpoint: Endpoint) -> list[dict[str, Any]]:

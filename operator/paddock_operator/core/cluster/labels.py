@@ -6,6 +6,7 @@ Read by the manifest builders of this package and by the cluster executor.
 from __future__ import annotations
 
 from paddock_operator.core.identity import child_name, short_hash
+from paddock_operator.core.plan_types import RESTART_FIELDS
 from paddock_operator.core.resources import Ref
 
 FIELD_MANAGER = "paddock"
@@ -38,8 +39,6 @@ CACHE_PATH = "/models"
 CONFIG_PATH = "/etc/paddock"
 GATEWAY_ROLE = "paddock-gateway"
 """The one static ClusterRole of the chart that the operator may bind."""
-RESTART_FIELDS = ("digest", "models", "engine")
-"""What of a serve configuration enters the pod template; everything else is hot."""
 
 
 def common_labels(ref: Ref, component: str) -> dict[str, str]:

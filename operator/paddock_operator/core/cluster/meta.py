@@ -27,6 +27,10 @@ CONTAINER_SECURITY: Mapping[str, Any] = {
     "readOnlyRootFilesystem": True,
     "capabilities": {"drop": ["ALL"]},
 }
+FORGET_SECONDS = 5
+"""Between a pod's end and SIGTERM: endpoints and load balancers forget the pod first."""
+GRACE_SECONDS = 15
+"""Beyond the time to drain: `FORGET_SECONDS`, and what the program needs to end."""
 TMP_VOLUME: Mapping[str, Any] = {"name": "tmp", "emptyDir": {"sizeLimit": "64Mi"}}
 TMP_MOUNT: Mapping[str, Any] = {"name": "tmp", "mountPath": "/tmp"}  # noqa: S108
 
@@ -125,6 +129,23 @@ def http_probe(path: str, port: str, period: int, failures: int, timeout: int = 
     """A probe over HTTP; times in seconds."""
     get = {"path": path, "port": port}
     return {"httpGet": get, "periodSeconds": period, "failureThreshold": failures, "timeoutSeconds": timeout}
+
+
+def serving(port: str, start_seconds: int, scheme: str = "HTTP") -> dict[str, Any]:
+    """Probes and the end of a container that serves HTTP for as long as its pod lives; for `container(**more)`."""
+    probes = {
+        "startupProbe": http_probe("/healthz", port, 1, start_seconds),
+        "readinessProbe": http_probe("/readyz", port, 2, 2, timeout=2),
+        "livenessProbe": http_probe("/healthz", port, 10, 6, timeout=5),
+    }
+    if scheme != "HTTP":
+        probes = {name: {**made, "httpGet": {**made["httpGet"], "scheme": scheme}} for name, made in probes.items()}
+    return {
+        **probes,
+        "lifecycle": {"preStop": {"sleep": {"seconds": FORGET_SECONDS}}},
+        # a program that cannot even start says why in its last log line
+        "terminationMessagePolicy": "FallbackToLogsOnError",
+    }
 
 
 def template_hash(template: Mapping[str, Any]) -> str:

@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from paddock_operator.core import plan_pin, plan_serve
 from paddock_operator.core.cluster.labels import CACHE_PATH, REVISION, revision_of
 from paddock_operator.core.cluster.model_looks import is_waited_for, nudges, requeue
 from paddock_operator.core.cluster.model_manifests import (
@@ -88,10 +89,9 @@ def _decide(seen: ModelSeen, model: Model) -> tuple[ModelObserved, ModelPlan]:
         unsupported=unsupported("Model", seen.model["spec"]),
         refused=printable(seen.refused, MAX_MESSAGE),
     )
-    key = plan_model(blank).pull_key
+    key = plan_pin.decide(blank).key
     with_pull = replace(blank, pull=observe_nodes(seen, model, key) or observe_pull(seen, model, key))
-    wanted = plan_model(with_pull)
-    runner = observe_runner(seen, model, wanted.serve)
+    runner = observe_runner(seen, model, plan_serve.decide(with_pull, plan_pin.decide(with_pull)).config)
     if seen.settings.cache.mode == "Node":
         # a node that lacks bytes is no reason to look for them everywhere else
         runner = replace(runner, bytes_missing=False)

@@ -11,7 +11,6 @@ from typing import Any
 
 from paddock_operator.core.cluster.labels import (
     CONFIG_HASH,
-    RESTART_FIELDS,
     RUNNER,
     RUNNER_PORT,
     common_labels,
@@ -23,6 +22,7 @@ from paddock_operator.core.cluster.meta import metadata
 from paddock_operator.core.cluster.observed import ModelSeen, Object
 from paddock_operator.core.cluster.pods import meta
 from paddock_operator.core.identity import canonical_json, child_name, config_hash
+from paddock_operator.core.plan_types import RESTART_FIELDS
 from paddock_operator.core.resources import Model
 
 FILE = "serve.json"

@@ -19,6 +19,7 @@ from paddock_operator.core.cluster.labels import (
     RUNNER,
 )
 from paddock_operator.core.cluster.observed import Object
+from paddock_operator.core.conditions import find
 
 LOG_AFTER_SECONDS = 3.0
 """A runner that is not ready tells why in its log; before this time there is nothing to tell yet."""
@@ -72,8 +73,7 @@ def phase(pod: Object) -> str:
 
 def condition_of(document: Object, kind: str) -> Mapping[str, Any]:
     """A condition of a pod, Job or Deployment, empty if it is absent."""
-    entries = (document.get("status") or {}).get("conditions") or ()
-    return next((entry for entry in entries if entry.get("type") == kind), {})
+    return find(document.get("status") or {}, kind)
 
 
 def is_true(document: Object, kind: str) -> bool:

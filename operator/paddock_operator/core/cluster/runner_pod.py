@@ -18,7 +18,15 @@ from paddock_operator.core.cluster.labels import (
     config_map_name,
     pod_selector,
 )
-from paddock_operator.core.cluster.meta import cache_mount, cache_volume, container, http_probe, metadata, pod_spec
+from paddock_operator.core.cluster.meta import (
+    GRACE_SECONDS,
+    cache_mount,
+    cache_volume,
+    container,
+    metadata,
+    pod_spec,
+    serving,
+)
 from paddock_operator.core.cluster.observed import ModelSeen
 from paddock_operator.core.cluster.placement import runner_fields, runner_resources
 from paddock_operator.core.identity import child_name
@@ -28,9 +36,6 @@ from paddock_operator.core.plan_types import ModelPlan
 from paddock_operator.core.resources import Model
 from paddock_operator.core.wire import to_wire
 
-GRACE_SECONDS = 15
-"""Beyond the time to drain: 5 s before SIGTERM, and what the program needs to end."""
-FORGET_SECONDS = 5
 START_SECONDS = 120
 BYTES_PER_SECOND = 50_000_000
 """A slow disk: how long a start may take is counted with it."""
@@ -95,12 +100,7 @@ def _pod(seen: ModelSeen, model: Model, plan: ModelPlan, revision: str) -> dict[
             {"name": "config", "mountPath": CONFIG_PATH, "readOnly": True},
         ],
         ports=[{"name": "http", "containerPort": RUNNER_PORT, "protocol": "TCP"}],
-        startupProbe=http_probe("/healthz", "http", 1, _start_seconds(plan.size)),
-        readinessProbe=http_probe("/readyz", "http", 2, 2, timeout=2),
-        livenessProbe=http_probe("/healthz", "http", 10, 6, timeout=5),
-        lifecycle={"preStop": {"sleep": {"seconds": FORGET_SECONDS}}},
-        # a program that cannot even start says why in its last log line
-        terminationMessagePolicy="FallbackToLogsOnError",
+        **serving("http", _start_seconds(plan.size)),
     )
     return pod_spec(
         "paddock-runner",

@@ -5,8 +5,6 @@ What watches do not show (logs, Warnings) is asked for in the background; `again
 
 from __future__ import annotations
 
-import base64
-import binascii
 import json
 import logging
 import secrets
@@ -19,7 +17,7 @@ from paddock_operator.core.cluster.labels import COMPONENT, CONFIG_HASH, RUNNER
 from paddock_operator.core.cluster.observed import Children, EndpointSeen, ModelSeen, NamespaceSeen, Object
 from paddock_operator.core.cluster.pods import annotation, config_changed_at, ready, serves_hash, wants_log
 from paddock_operator.core.cluster.settings import Settings
-from paddock_operator.core.resources import KeyRecord, Ref, is_api_key, parse
+from paddock_operator.core.resources import KeyRecord, Ref, is_api_key, parse, secret_text
 from paddock_operator.executors.kube.kinds import CONFIG_MAP, ENDPOINT, MODEL, POD
 from paddock_operator.executors.kube.looks import Looks
 from paddock_operator.executors.kube.names import Names, Served
@@ -166,8 +164,8 @@ def _serving(items: Iterable[Object]) -> tuple[Object, ...]:
 
 def _decoded(secret: Object, name: str) -> str:
     try:
-        return base64.b64decode((secret.get("data") or {}).get(name) or "", validate=True).decode()
-    except (binascii.Error, UnicodeDecodeError):
+        return secret_text(secret, name) or ""
+    except ValueError:
         return ""
 
 

@@ -8,9 +8,9 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from paddock_operator.core.conditions import find
 from paddock_operator.core.resources import Ref
 from paddock_operator.executors.local.report import Reporter
-from paddock_operator.executors.local.status import condition
 
 
 class Announcer:
@@ -62,7 +62,7 @@ class Announcer:
     def _ready(self, ref: Ref, body: Mapping[str, Any]) -> bool:
         status = self._statuses.get(ref, {})
         current = status.get("observedGeneration") == body["metadata"]["generation"]
-        return current and condition(status, "Ready").get("status") == "True"
+        return current and find(status, "Ready").get("status") == "True"
 
 
 def _essence(entry: Mapping[str, Any]) -> tuple[str, str, str]:

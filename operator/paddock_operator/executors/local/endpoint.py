@@ -9,12 +9,11 @@ import secrets
 from collections.abc import Mapping
 from typing import Any
 
-from paddock_operator.core.identity import child_name
+from paddock_operator.core.identity import child_name, secret_hash
 from paddock_operator.core.observed import EndpointObserved, GatewayObserved, GatewayState, ModelSnapshot
 from paddock_operator.core.plan_types import EndpointPlan
 from paddock_operator.core.resources import Endpoint, KeyRecord, Ref
 from paddock_operator.executors.local.context import Context
-from paddock_operator.executors.local.keys import sha256
 from paddock_operator.executors.local.listen import Listener
 from paddock_operator.executors.local.model import grace
 from paddock_operator.executors.local.program import Program
@@ -36,7 +35,7 @@ class EndpointUnit:
     @property
     def credential(self) -> tuple[str, str]:
         """What runners learn: the Endpoint's id and the SHA-256 of its backend credential."""
-        return (f"{self.ref.namespace}/{self.ref.name}", sha256(self._credential))
+        return (f"{self.ref.namespace}/{self.ref.name}", secret_hash(self._credential))
 
     @property
     def url(self) -> str:

@@ -7,7 +7,6 @@ Called by `up` (all keys, at every change) and the CLI (`paddock key …`). A cl
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import json
 import os
 import re
@@ -20,6 +19,7 @@ from typing import Any
 
 import yaml
 
+from paddock_operator.core.identity import secret_hash
 from paddock_operator.core.resources import (
     API_KEY_TYPE,
     KeyRecord,
@@ -38,11 +38,6 @@ _NAME = re.compile(r"[a-z0-9]([-a-z0-9.]{0,251}[a-z0-9])?")
 
 class KeyFault(ValueError):  # noqa: N818 - a fault of a key, not KeyError
     """A key Secret or a request for one that cannot be honoured; the message names the field and the fix."""
-
-
-def sha256(secret: str) -> str:
-    """What is stored of a clear key or credential: SHA-256 of the whole string, hex."""
-    return hashlib.sha256(secret.encode()).hexdigest()
 
 
 def new_secret() -> str:
@@ -96,7 +91,7 @@ def document(
         "kind": "Secret",
         "type": API_KEY_TYPE,
         "metadata": {"name": name, "namespace": namespace},
-        "stringData": {"sha256": sha256(clear), "policy": json.dumps(policy)},
+        "stringData": {"sha256": secret_hash(clear), "policy": json.dumps(policy)},
     }
 
 

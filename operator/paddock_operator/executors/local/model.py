@@ -11,15 +11,13 @@ from typing import Any, cast
 
 from paddock_operator.core.identity import child_name
 from paddock_operator.core.observed import ModelObserved, ModelSnapshot, RunnerObserved, RunnerState
-from paddock_operator.core.plan_types import ModelPlan
+from paddock_operator.core.plan_types import RESTART_FIELDS, ModelPlan
 from paddock_operator.core.resources import Model, Ref
 from paddock_operator.core.snapshot import snapshot
 from paddock_operator.executors.local.context import Context
 from paddock_operator.executors.local.program import Program
 from paddock_operator.executors.local.puller import Puller
 
-RESTART_FIELDS = ("digest", "models", "engine")
-"""A change of these needs another process; everything else is re-read by the running one."""
 EXIT_SECONDS = 5.0
 """What a program may take to end beyond its own drain time."""
 _STATES = ("starting", "loading", "ready", "unloaded", "crashed")

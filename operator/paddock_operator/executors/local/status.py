@@ -8,20 +8,17 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from paddock_operator.core.conditions import find
+
 NOT_RUNNING = "NotRunning"
 _MESSAGE = "no paddock up runs for this home; start it with: paddock up -f PATH"
-
-
-def condition(status: Mapping[str, Any], kind: str) -> Mapping[str, Any]:
-    """The condition of a type, empty when there is none."""
-    return next((entry for entry in status.get("conditions") or () if entry.get("type") == kind), {})
 
 
 def not_running(status: Mapping[str, Any], now: str) -> dict[str, Any]:
     """The status of an object that no process serves: Ready is Unknown, nothing is available; pins and facts stay."""
     kept = [dict(entry) for entry in status.get("conditions") or () if entry.get("type") not in _SUPERSEDED]
     verdicts = [_verdict(status, "Ready", "Unknown", now)]
-    if condition(status, "Available"):
+    if find(status, "Available"):
         verdicts.append(_verdict(status, "Available", "False", now))
     changed: dict[str, Any] = {"conditions": verdicts + kept}
     if "readyReplicas" in status:
@@ -33,7 +30,7 @@ _SUPERSEDED = ("Ready", "Available", "Reconciling")
 
 
 def _verdict(status: Mapping[str, Any], kind: str, value: str, now: str) -> dict[str, Any]:
-    before = condition(status, kind)
+    before = find(status, kind)
     since = before.get("lastTransitionTime", now) if before.get("status") == value else now
     verdict = {"type": kind, "status": value, "reason": NOT_RUNNING, "message": _MESSAGE, "lastTransitionTime": since}
     if "observedGeneration" in before:

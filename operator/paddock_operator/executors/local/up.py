@@ -12,6 +12,7 @@ import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from paddock_operator.core.identity import secret_hash
 from paddock_operator.core.resources import DEFAULT_NAMESPACE, Endpoint, KeyRecord, Ref, parse
 from paddock_operator.executors.local import atomic, files, keys
 from paddock_operator.executors.local.announce import Announcer
@@ -208,7 +209,7 @@ class _Up:
 
 
 def _all_rights(clear: str) -> KeyRecord:
-    return KeyRecord(_LOCAL_KEY_ID, keys.sha256(clear), models=("*",), verbs=("infer", "manage"))
+    return KeyRecord(_LOCAL_KEY_ID, secret_hash(clear), models=("*",), verbs=("infer", "manage"))
 
 
 def _endpoint(document: Document) -> Endpoint:
