@@ -1,11 +1,7 @@
-"""Write docs/reference/api.md from the CRDs. Run by `make docs`; a test compares.
-
-usage: python scripts/api_doc.py [--check]
-"""
+"""The page docs/reference/api.md, made from the CRDs. Called by docs.py; a test compares."""
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -139,15 +135,3 @@ def _all(schema: Schema, path: str) -> Iterator[tuple[str, Schema, bool]]:
 
 def _escaped(text: str) -> str:
     return text.replace("|", "\\|").replace("<", "&lt;") if "`" not in text else text.replace("|", "\\|")
-
-
-def main(arguments: list[str]) -> int:
-    """Write the page, or with --check say by exit code 1 that it is stale."""
-    if "--check" in arguments:
-        return 0 if PAGE.read_text(encoding="utf-8") == page() else 1
-    PAGE.write_text(page(), encoding="utf-8")
-    return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import contextlib
-import runpy
 from pathlib import Path
+
+import api_doc
+import metrics_doc
 
 from paddock_operator.core import fields
 
@@ -12,10 +13,9 @@ ROOT = Path(__file__).resolve().parents[1]
 
 
 def main() -> None:
-    (ROOT / "docs/reference/fields.md").write_text(fields.markdown())
-    for script in ("metrics_doc.py", "api_doc.py"):
-        with contextlib.suppress(SystemExit):
-            runpy.run_path(str(ROOT / "scripts" / script), run_name="__main__")
+    (ROOT / "docs/reference/fields.md").write_text(fields.markdown(), encoding="utf-8")
+    for page in (api_doc, metrics_doc):
+        page.PAGE.write_text(page.page(), encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -1,11 +1,7 @@
-"""Write docs/metrics.md from the metrics that the programs register. Run by `make docs`; a contract test compares.
-
-usage: python scripts/metrics_doc.py [--check]
-"""
+"""The page docs/metrics.md, made from the metrics that the programs register. Called by docs.py; a test compares."""
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 
 from prometheus_client import CollectorRegistry
@@ -48,15 +44,3 @@ def page() -> str:
         table("Operator", OperatorMetrics().registry),
     ]
     return "\n".join([INTRODUCTION, *sections])
-
-
-def main(arguments: list[str]) -> int:
-    """Write the page, or with --check say by exit code 1 that it is stale."""
-    if "--check" in arguments:
-        return 0 if PAGE.read_text(encoding="utf-8") == page() else 1
-    PAGE.write_text(page(), encoding="utf-8")
-    return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))

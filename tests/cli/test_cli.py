@@ -19,6 +19,7 @@ from paddock_operator.cli import main
 from paddock_operator.cli.columns import columns, lookup
 from paddock_operator.cli.store import full_name
 from paddock_operator.cli.text import age, ago, size, span
+from paddock_operator.core.identity import secret_hash
 from paddock_operator.core.resources import Ref
 from paddock_operator.executors.local import keys, state
 from paddock_operator.executors.local.crdfiles import crds
@@ -144,7 +145,7 @@ def test_key_create_list_revoke(paddock: Callable[..., Ran], home: Home) -> None
     assert made.code == 0
     assert made.out.startswith("pdk_")
     record = keys.stored(home.keys)[0][0]
-    assert (record.id, record.sha256, record.models) == ("team/laptop", keys.sha256(made.out.strip()), ("a", "b"))
+    assert (record.id, record.sha256, record.models) == ("team/laptop", secret_hash(made.out.strip()), ("a", "b"))
     until = datetime.fromisoformat(record.expires or "")
     assert abs(until - datetime.now(UTC) - timedelta(days=30)) < timedelta(minutes=1)
     listed = paddock("key", "list")

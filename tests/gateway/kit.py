@@ -130,6 +130,17 @@ def streaming(*parts: bytes, media: str = "application/x-ndjson", then: str = "e
     return script
 
 
+def in_two_parts(release: asyncio.Event) -> Script:
+    """Stream one line, and the last one when `release` is set."""
+
+    async def script(_request: Received, writer: asyncio.StreamWriter) -> None:
+        writer.write(head(200, "application/x-ndjson", "Transfer-Encoding: chunked") + chunk(b'{"n":1}\n'))
+        await release.wait()
+        writer.write(chunk(b'{"done":true}\n') + b"0\r\n\r\n")
+
+    return script
+
+
 @dataclass
 class Backend:
     """An HTTP/1.1 server whose every answer is a script. `gone` counts the peers that left during an answer."""

@@ -89,13 +89,7 @@ async def test_a_revoked_key_is_refused_at_once_and_its_stream_ends_well(
     yard: Yard, gateway: kit.Running, backend: kit.Backend
 ) -> None:
     release = asyncio.Event()
-
-    async def script(_request: kit.Received, writer: asyncio.StreamWriter) -> None:
-        writer.write(kit.head(200, "application/x-ndjson", "Transfer-Encoding: chunked") + kit.chunk(b'{"n":1}\n'))
-        await release.wait()
-        writer.write(kit.chunk(b'{"done":true}\n') + b"0\r\n\r\n")
-
-    backend.script = script
+    backend.script = kit.in_two_parts(release)
     await serve_from(yard, gateway, backend)
     async with gateway.client.stream("POST", "/api/chat", json=CHAT, headers=gateway.auth()) as response:
         parts = response.aiter_raw()

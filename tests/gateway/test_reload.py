@@ -34,13 +34,7 @@ async def test_a_revoked_key_finishes_its_stream_and_is_refused_within_a_second(
     gateway: kit.Running, backend: kit.Backend
 ) -> None:
     release = asyncio.Event()
-
-    async def script(_request: kit.Received, writer: asyncio.StreamWriter) -> None:
-        writer.write(kit.head(200, "application/x-ndjson", "Transfer-Encoding: chunked") + kit.chunk(b'{"n":1}\n'))
-        await release.wait()
-        writer.write(kit.chunk(b'{"done":true}\n') + b"0\r\n\r\n")
-
-    backend.script = script
+    backend.script = kit.in_two_parts(release)
     body = {"model": "smollm2"}
     async with gateway.client.stream("POST", "/api/chat", json=body, headers=gateway.auth()) as response:
         parts = response.aiter_raw()

@@ -17,6 +17,7 @@ from tests.support import stub_runner
 from tests.support.up import endpoint, model
 from tests.support.waiting import until
 
+from paddock_operator.core.conditions import find
 from paddock_operator.core.observed import ModelObserved
 from paddock_operator.core.plan_model import plan_model
 from paddock_operator.core.plan_types import ModelPlan
@@ -30,7 +31,6 @@ from paddock_operator.executors.local.home import Home
 from paddock_operator.executors.local.listen import Address
 from paddock_operator.executors.local.ports import Ports
 from paddock_operator.executors.local.report import JsonReporter
-from paddock_operator.executors.local.status import condition
 from paddock_operator.executors.local.yamlread import Document
 
 KEY = KeyRecord("default/k", "c" * 64)
@@ -66,7 +66,7 @@ class World:
 
     def status(self, kind: str, name: str, type_: str = "Ready") -> str:
         found = state.read(self.home, Ref(kind, "default", name)) or {}
-        verdict = condition(found.get("status") or {}, type_)
+        verdict = find(found.get("status") or {}, type_)
         return f"{verdict.get('status')} {verdict.get('reason')}"
 
     def config(self, kind: str, name: str) -> dict[str, Any]:

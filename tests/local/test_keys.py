@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 import yaml
 
+from paddock_operator.core.identity import secret_hash
 from paddock_operator.core.resources import KeyRecord, PreviousKey
 from paddock_operator.executors.local import keys
 
@@ -36,7 +37,7 @@ def test_a_key_has_its_form_and_only_its_hash_is_stored(tmp_path: Path) -> None:
     assert clear.split("_")[2] not in path.read_text()
     assert path.stat().st_mode & 0o777 == 0o600
     records, problems = keys.stored(tmp_path)
-    assert records == (KeyRecord("default/first", keys.sha256(clear)),)
+    assert records == (KeyRecord("default/first", secret_hash(clear)),)
     assert problems == ()
 
 

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 from rich.console import Console
 
+from paddock_operator.core.conditions import find
 from paddock_operator.core.resources import Ref
 from paddock_operator.executors.local import state
 from paddock_operator.executors.local.announce import Announcer
@@ -17,7 +18,7 @@ from paddock_operator.executors.local.home import Home
 from paddock_operator.executors.local.machine import memory
 from paddock_operator.executors.local.objects import adopt
 from paddock_operator.executors.local.report import JsonReporter, TextReporter
-from paddock_operator.executors.local.status import condition, not_running
+from paddock_operator.executors.local.status import not_running
 from paddock_operator.executors.local.terminal import TerminalReporter
 from paddock_operator.executors.local.yamlread import Document
 
@@ -161,11 +162,11 @@ def test_not_running_keeps_facts_and_drops_verdicts() -> None:
         "Available": "False",
         "Resolved": "True",
     }
-    ready = condition(after, "Ready")
+    ready = find(after, "Ready")
     assert (ready["reason"], ready["lastTransitionTime"]) == ("NotRunning", LATER)
     assert (after["readyReplicas"], after["resolved"]) == (0, {"digest": "d"})
     assert not_running(after, "2026-02-02T00:00:00Z") == after, "the second time nothing changes"
-    assert condition({}, "Ready") == {}
+    assert find({}, "Ready") == {}
 
 
 def test_generation_and_creation_are_remembered(tmp_path: Path) -> None:
@@ -186,7 +187,7 @@ def test_generation_and_creation_are_remembered(tmp_path: Path) -> None:
     state.write(home, first.body, status("True"))
     again = adopt(home, M, document(1, "y"), None, LATER)
     assert (again.body["metadata"]["generation"], again.body["metadata"]["creationTimestamp"]) == (1, NOW)
-    assert condition(again.status, "Ready")["reason"] == "NotRunning"
+    assert find(again.status, "Ready")["reason"] == "NotRunning"
     changed = adopt(home, M, document(2), again, LATER)
     assert changed.parsed.generation == 2
     assert changed.status == again.status

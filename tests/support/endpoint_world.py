@@ -17,25 +17,12 @@ from tests.support import kube_objects as kube
 from tests.support.kube_objects import Document
 
 from paddock_operator.core.cluster.endpoint import plan_cluster_endpoint
-from paddock_operator.core.cluster.observed import Children, EndpointSeen
+from paddock_operator.core.cluster.observed import EndpointSeen
 from paddock_operator.core.cluster.settings import Images, Settings
 from paddock_operator.core.cluster.types import ClusterPlan
 from paddock_operator.core.observed import ModelSnapshot
 from paddock_operator.core.resources import KeyRecord
 
-FIELDS = {
-    "Deployment": "deployments",
-    "ConfigMap": "config_maps",
-    "Service": "services",
-    "PodDisruptionBudget": "disruption_budgets",
-    "Secret": "secrets",
-    "ServiceAccount": "service_accounts",
-    "Role": "roles",
-    "RoleBinding": "role_bindings",
-    "NetworkPolicy": "network_policies",
-    "Ingress": "ingresses",
-    "HTTPRoute": "http_routes",
-}
 MODELS = [{"name": "smollm2", "aliases": ["smollm2:135m"]}]
 
 
@@ -71,12 +58,9 @@ class World:
     writes: int = 0
 
     def see(self) -> EndpointSeen:
-        kinds: dict[str, Any] = {name: [] for name in FIELDS.values()}
-        for (kind, _), document in self.children.items():
-            kinds[FIELDS[kind]].append(document)
         return EndpointSeen(
             endpoint=self.endpoint,
-            children=Children(pods=tuple(self.pods.values()), **{name: tuple(items) for name, items in kinds.items()}),
+            children=kube.as_children(self.children, self.pods),
             warnings=self.warnings,
             models=self.models,
             keys=self.keys,
@@ -95,14 +79,7 @@ class World:
         """Move the clock, plan, and do what the plan says."""
         self.clock += seconds
         plan = self.plan()
-        wanted = {(item["kind"], item["metadata"]["name"]): item for item in plan.apply}
-        for place, manifest in wanted.items():
-            if place not in self.children:
-                self.children[place] = kube.born(manifest, self.clock)
-            elif not kube.covers(self.children[place], manifest):
-                self.children[place] = self._changed(place, manifest)
-        for place in [place for place in self.children if place not in wanted and place not in plan.keep]:
-            del self.children[place]
+        kube.carry_out(plan, self.children, self.clock, self._changed)
         if plan.status is not None and plan.status != self.endpoint.get("status"):
             self.endpoint = {**self.endpoint, "status": plan.status}
             self.writes += 1
@@ -118,14 +95,11 @@ class World:
 
     def edit(self, **spec: Any) -> None:
         """Change fields of the spec; None removes one. The generation counts it."""
-        kept = {name: value for name, value in {**self.endpoint["spec"], **spec}.items() if value is not None}
-        metadata = {**self.endpoint["metadata"], "generation": self.endpoint["metadata"]["generation"] + 1}
-        self.endpoint = {**self.endpoint, "metadata": metadata, "spec": kept}
+        self.endpoint = kube.edited(self.endpoint, **spec)
 
     def one(self, kind: str) -> Document:
         """The only live child of a kind."""
-        (found,) = [document for (name, _), document in self.children.items() if name == kind]
-        return found
+        return kube.only(self.children, kind)
 
     def has(self, kind: str) -> bool:
         return any(name == kind for name, _ in self.children)

@@ -7,9 +7,12 @@ from __future__ import annotations
 
 import copy
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from datetime import UTC, datetime, timedelta
 from typing import Any
+
+from paddock_operator.core.cluster.observed import Children
+from paddock_operator.core.cluster.types import ClusterPlan
 
 Document = dict[str, Any]
 EPOCH = datetime(2026, 1, 1, tzinfo=UTC)
@@ -219,3 +222,59 @@ def covers(live: Any, planned: Any) -> bool:
     if isinstance(planned, list):
         return isinstance(live, list) and len(live) == len(planned) and all(map(covers, live, planned))
     return bool(live == planned)
+
+
+FIELDS = {
+    "Job": "jobs",
+    "Deployment": "deployments",
+    "ConfigMap": "config_maps",
+    "Service": "services",
+    "PodDisruptionBudget": "disruption_budgets",
+    "Secret": "secrets",
+    "ServiceAccount": "service_accounts",
+    "Role": "roles",
+    "RoleBinding": "role_bindings",
+    "NetworkPolicy": "network_policies",
+    "Ingress": "ingresses",
+    "HTTPRoute": "http_routes",
+}
+Place = tuple[str, str]
+"""Kind and name of a child."""
+
+
+def as_children(children: Mapping[Place, Document], pods: Mapping[str, Document]) -> Children:
+    """What the plans are given of live children."""
+    kinds: dict[str, Any] = {name: [] for name in FIELDS.values()}
+    for (kind, _), document in children.items():
+        kinds[FIELDS[kind]].append(document)
+    return Children(pods=tuple(pods.values()), **{name: tuple(items) for name, items in kinds.items()})
+
+
+def carry_out(
+    plan: ClusterPlan,
+    children: dict[Place, Document],
+    clock: float,
+    change: Callable[[Place, Document], Document],
+) -> None:
+    """Apply and prune as the executor does; `change` makes a live child what a manifest says."""
+    wanted = {(item["kind"], item["metadata"]["name"]): dict(item) for item in plan.apply}
+    for place, manifest in wanted.items():
+        if place not in children:
+            children[place] = born(manifest, clock)
+        elif not covers(children[place], manifest):
+            children[place] = change(place, manifest)
+    for place in [place for place in children if place not in wanted and place not in plan.keep]:
+        del children[place]
+
+
+def edited(document: Document, **spec: Any) -> Document:
+    """An object with fields of its spec changed; None removes one. The generation counts it."""
+    kept = {name: value for name, value in {**document["spec"], **spec}.items() if value is not None}
+    metadata = {**document["metadata"], "generation": document["metadata"]["generation"] + 1}
+    return {**document, "metadata": metadata, "spec": kept}
+
+
+def only(children: Mapping[Place, Document], kind: str) -> Document:
+    """The only live child of a kind."""
+    (found,) = [document for (name, _), document in children.items() if name == kind]
+    return found

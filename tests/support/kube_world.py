@@ -13,18 +13,11 @@ from tests.support import kube_objects as kube
 from tests.support.kube_objects import Document
 
 from paddock_operator.core.cluster.model import plan_cluster_model
-from paddock_operator.core.cluster.observed import Children, ModelSeen
+from paddock_operator.core.cluster.observed import ModelSeen
 from paddock_operator.core.cluster.settings import Images, Settings
 from paddock_operator.core.cluster.types import ClusterPlan
 
 A, B = "sha256:" + "a" * 64, "sha256:" + "b" * 64
-FIELDS = {
-    "Job": "jobs",
-    "Deployment": "deployments",
-    "ConfigMap": "config_maps",
-    "Service": "services",
-    "PodDisruptionBudget": "disruption_budgets",
-}
 
 
 @dataclass
@@ -45,12 +38,9 @@ class World:
     writes: int = 0
 
     def see(self) -> ModelSeen:
-        kinds: dict[str, Any] = {name: [] for name in FIELDS.values()}
-        for (kind, _), document in self.children.items():
-            kinds[FIELDS[kind]].append(document)
         return ModelSeen(
             model=self.model,
-            children=Children(pods=tuple(self.pods.values()), **{name: tuple(items) for name, items in kinds.items()}),
+            children=kube.as_children(self.children, self.pods),
             claim=self.claim,
             events=self.events,
             warnings=self.warnings,
@@ -68,14 +58,7 @@ class World:
         """Move the clock, plan, and do what the plan says."""
         self.clock += seconds
         plan = self.plan()
-        wanted = {(item["kind"], item["metadata"]["name"]): item for item in plan.apply}
-        for key, manifest in wanted.items():
-            if key not in self.children:
-                self.children[key] = kube.born(manifest, self.clock)
-            elif not kube.covers(self.children[key], manifest):
-                self.children[key] = kube.changed(self.children[key], manifest, self.clock)
-        for key in [key for key in self.children if key not in wanted and key not in plan.keep]:
-            del self.children[key]
+        kube.carry_out(plan, self.children, self.clock, self._changed)
         for pod, hashed in plan.nudge:
             self.pods[pod]["metadata"].setdefault("annotations", {})["paddock.dev/config-hash"] = hashed
         if plan.status is not None and plan.status != self.model.get("status"):
@@ -83,16 +66,16 @@ class World:
             self.writes += 1
         return plan
 
+    def _changed(self, place: kube.Place, manifest: Document) -> Document:
+        return kube.changed(self.children[place], manifest, self.clock)
+
     def edit(self, **spec: Any) -> None:
         """Change fields of the spec; None removes one. The generation counts it."""
-        kept = {name: value for name, value in {**self.model["spec"], **spec}.items() if value is not None}
-        metadata = {**self.model["metadata"], "generation": self.model["metadata"]["generation"] + 1}
-        self.model = {**self.model, "metadata": metadata, "spec": kept}
+        self.model = kube.edited(self.model, **spec)
 
     def one(self, kind: str) -> Document:
         """The only live child of a kind."""
-        (found,) = [document for (key, _), document in self.children.items() if key == kind]
-        return found
+        return kube.only(self.children, kind)
 
     def many(self, kind: str) -> list[str]:
         """Names of the live children of a kind."""
