@@ -33,9 +33,8 @@ def openai_client(url: str) -> Iterator[openai.OpenAI]:
 
 @pytest.fixture
 def ollama_client(url: str) -> Iterator[ollama.Client]:
-    client = ollama.Client(host=url)
-    yield client
-    client._client.close()
+    with ollama.Client(host=url) as client:
+        yield client
 
 
 def test_openai_chat(openai_client: openai.OpenAI, engine: ScriptedEngine) -> None:

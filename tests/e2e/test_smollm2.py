@@ -60,14 +60,11 @@ def test_the_openai_client_streams_a_sensible_answer(running: Up) -> None:
 
 
 def test_the_ollama_client_streams_a_sensible_answer(running: Up) -> None:
-    client = ollama.Client(host=running.url, headers={"Authorization": f"Bearer {running.key}"})
-    parts = client.chat("smollm2:135m", [{"role": "user", "content": QUESTION}], stream=True)
-    assert "Paris" in "".join(part.message.content or "" for part in parts)
-    client._client.close()
-    nobody = ollama.Client(host=running.url)
-    with pytest.raises(ollama.ResponseError, match=r"401|key"):
+    with ollama.Client(host=running.url, headers={"Authorization": f"Bearer {running.key}"}) as client:
+        parts = client.chat("smollm2:135m", [{"role": "user", "content": QUESTION}], stream=True)
+        assert "Paris" in "".join(part.message.content or "" for part in parts)
+    with ollama.Client(host=running.url) as nobody, pytest.raises(ollama.ResponseError, match=r"401|key"):
         nobody.list()
-    nobody._client.close()
 
 
 def test_run_answers(running: Up) -> None:
