@@ -6,6 +6,7 @@ Used by the store and by sources. Pure: bytes in, values out. `strict_json` serv
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -23,6 +24,8 @@ MAX_CONFIG_BYTES = 1024 * 1024
 MAX_LAYERS = 4096
 MAX_BLOB_BYTES = 1 << 50
 MAX_JSON_DEPTH = 32
+
+_MEDIA_TYPE = re.compile(r"[ -~]{1,255}")
 
 
 class InvalidManifestError(ValueError):
@@ -79,7 +82,10 @@ def layer(kind: str, digest: Digest, size: int) -> Layer:
 
 
 def parse_manifest(data: bytes) -> Manifest:
-    """Read a manifest. Raises InvalidManifestError that names the field; nothing is guessed or repaired."""
+    """Read a manifest. Raises InvalidManifestError that names the field; nothing is guessed or repaired.
+
+    Layers of unknown media types are kept; a blob that is listed twice must have one size.
+    """
     value = strict_json(data, MAX_MANIFEST_BYTES)
     if not isinstance(value, dict):
         raise InvalidManifestError("the manifest must be a JSON object")
@@ -93,15 +99,26 @@ def parse_manifest(data: bytes) -> Manifest:
     if not isinstance(layers, list) or not 1 <= len(layers) <= MAX_LAYERS:
         raise InvalidManifestError(f"layers must be a list of 1 to {MAX_LAYERS}")
     parsed = tuple(_parse_layer(item, f"layers[{index}]") for index, item in enumerate(layers))
-    return Manifest(_parse_layer(value.get("config"), "config"), parsed)
+    manifest = Manifest(_parse_layer(value.get("config"), "config"), parsed)
+    _check_sizes(manifest)
+    return manifest
+
+
+def _check_sizes(manifest: Manifest) -> None:
+    sizes: dict[Digest, int] = {}
+    for item in manifest.blobs:
+        if sizes.setdefault(item.digest, item.size) != item.size:
+            raise InvalidManifestError(f"{item.digest} is listed with the sizes {sizes[item.digest]} and {item.size}")
+    if sum(sizes.values()) > MAX_BLOB_BYTES:
+        raise InvalidManifestError(f"the blobs have {sum(sizes.values())} bytes together, limit {MAX_BLOB_BYTES}")
 
 
 def _parse_layer(value: object, where: str) -> Layer:
     if not isinstance(value, dict):
         raise InvalidManifestError(f"{where} must be an object")
     media_type, size = value.get("mediaType"), value.get("size")
-    if not isinstance(media_type, str) or not 1 <= len(media_type) <= 255:
-        raise InvalidManifestError(f"{where}.mediaType must be a string of 1 to 255 characters")
+    if not isinstance(media_type, str) or not _MEDIA_TYPE.fullmatch(media_type):
+        raise InvalidManifestError(f"{where}.mediaType must be 1 to 255 printable ASCII characters")
     if type(size) is not int or not 0 <= size <= MAX_BLOB_BYTES:
         raise InvalidManifestError(f"{where}.size must be an integer from 0 to {MAX_BLOB_BYTES}")
     try:

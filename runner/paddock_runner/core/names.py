@@ -1,4 +1,4 @@
-"""Model names as Ollama writes them: `[host/][namespace/]model[:tag]`.
+"""Model names as Ollama writes them: `[host/][namespace/]model[:tag]`, and references to models of a registry.
 
 Used by the store (names are paths below `manifests/`), sources and commands. Pure.
 """
@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+
+from paddock_runner.core.digest import Digest, InvalidDigestError
 
 DEFAULT_HOST = "registry.ollama.ai"
 DEFAULT_NAMESPACE = "library"
@@ -60,7 +62,7 @@ class ModelName:
             raise InvalidNameError("model name: only https:// may stand before a name")
         if "@" in rest:
             raise InvalidNameError(
-                "model name: a digest is not part of a name; write it into spec.source.ollama.digest"
+                "model name: a digest is no part of the name of a stored model; only a source may have one"
             )
         rest, tag = _split_tag(rest)
         parts = rest.split("/")
@@ -97,6 +99,32 @@ class ModelName:
         if self.namespace.lower() != DEFAULT_NAMESPACE:
             return f"{self.namespace}/{self.model}:{self.tag}"
         return f"{self.model}:{self.tag}"
+
+
+@dataclass(frozen=True, slots=True)
+class Reference:
+    """A model of a registry: its name, the manifest digest that it must have (None: any), and how to reach the host."""
+
+    name: ModelName
+    digest: Digest | None = None
+    scheme: str = "https"
+
+    @classmethod
+    def parse(cls, text: str) -> Reference:
+        """Read `[http://|https://][host/][namespace/]model[:tag][@sha256:…]`. Raises InvalidNameError."""
+        rest, at, digest = text.removeprefix("http://").partition("@")
+        scheme = "http" if text.startswith("http://") else "https"
+        if scheme == "http" and rest.count("/") != 2:
+            raise InvalidNameError("model name: http:// needs a host, as in http://host:port/namespace/model:tag")
+        try:
+            return cls(ModelName.parse(rest), Digest.parse(digest) if at else None, scheme)
+        except InvalidDigestError as error:
+            raise InvalidNameError(f"model name: after '@', the {error}") from None
+
+    @property
+    def origin(self) -> str:
+        """`scheme://host[:port]` of the registry."""
+        return f"{self.scheme}://{self.name.host}"
 
 
 def _split_tag(text: str) -> tuple[str, str]:
