@@ -21,7 +21,7 @@ from paddock_runner.core.manifest import (
     parse_manifest,
     strict_json,
 )
-from paddock_runner.core.names import InvalidNameError, ModelName, same_name
+from paddock_runner.core.names import InvalidNameError, ModelName, Reference, same_name
 
 HEX = "0123456789abcdef" * 4
 DIGEST = Digest(HEX)
@@ -114,6 +114,45 @@ def test_bad_names(text: str, match: str) -> None:
         ModelName.parse(text)
 
 
+@pytest.mark.parametrize(
+    ("text", "name", "digest", "origin"),
+    [
+        ("smollm2:135m", "smollm2:135m", None, "https://registry.ollama.ai"),
+        (f"me/x@sha256:{HEX}", "me/x:latest", DIGEST, "https://registry.ollama.ai"),
+        (f"h.io:8443/a/b:c@sha256:{HEX}", "h.io:8443/a/b:c", DIGEST, "https://h.io:8443"),
+        ("https://h.io/a/b:c", "h.io/a/b:c", None, "https://h.io"),
+        ("http://127.0.0.1:5000/a/b", "127.0.0.1:5000/a/b:latest", None, "http://127.0.0.1:5000"),
+    ],
+)
+def test_references(text: str, name: str, digest: Digest | None, origin: str) -> None:
+    reference = Reference.parse(text)
+    assert (str(reference.name), reference.digest, reference.origin) == (name, digest, origin)
+
+
+@pytest.mark.parametrize(
+    ("text", "match"),
+    [
+        ("x@", "after '@'"),
+        (f"x@sha256:{HEX}@sha256:{HEX}", "after '@'"),
+        ("x@sha256:../../etc/passwd", "after '@'"),
+        (f"x@sha512:{HEX}", "after '@'"),
+        (f"@sha256:{HEX}", "model"),
+        ("http://x", "needs a host"),
+        ("http://me/x:1", "needs a host"),
+        ("http://https://h/a/b", "host"),
+        ("ftp://h/a/b", "https"),
+        ("https://user:secret@h/a/b", "after '@'|host"),
+        ("x:" + "t" * 129, "80 bytes"),
+        ("h.io/a/ｂ", "model"),
+        ("h.io/a/b%2e%2e", "model"),
+    ],
+)
+def test_bad_references(text: str, match: str) -> None:
+    with pytest.raises(InvalidNameError, match=match) as caught:
+        Reference.parse(text)
+    assert len(str(caught.value)) < 400
+
+
 def test_names_compare_without_case_and_with_latest() -> None:
     assert ModelName.parse("SmolLM2") == ModelName.parse("smollm2:latest")
     assert len({ModelName.parse("A:B"), ModelName.parse("a:b")}) == 1
@@ -131,20 +170,25 @@ def test_no_text_becomes_a_path_that_leaves_its_folder(text: str) -> None:
     assert all(part not in ("", ".", "..") and "/" not in part and "\0" not in part for part in name.path_parts)
 
 
+DIGEST_OF_5, DIGEST_OF_1 = Digest.of(b"12345"), Digest.of(b"1")
 CONFIG = Layer("application/vnd.docker.container.image.v1+json", DIGEST, 10)
 
 
 def valid() -> dict[str, Any]:
-    manifest: dict[str, Any] = json.loads(build_manifest(CONFIG, [layer("model", DIGEST, 5)]))
+    manifest: dict[str, Any] = json.loads(build_manifest(CONFIG, [layer("model", DIGEST_OF_5, 5)]))
     return manifest
 
 
 def test_a_manifest_survives_the_round_trip() -> None:
-    data = build_manifest(CONFIG, [layer("model", DIGEST, 5), Layer("text/plain", DIGEST, 1)])
+    data = build_manifest(CONFIG, [layer("model", DIGEST_OF_5, 5), Layer("text/plain", DIGEST_OF_1, 1)])
     manifest = parse_manifest(data)
     assert (manifest.size, manifest.config) == (6, CONFIG)
     assert [item.kind for item in manifest.layers] == ["model", ""]
     assert build_manifest(manifest.config, manifest.layers) == data
+
+
+def valid_text() -> bytes:
+    return json.dumps(valid(), separators=(",", ":")).encode()
 
 
 def changed(**changes: Any) -> bytes:
@@ -183,6 +227,16 @@ def layered(**changes: Any) -> bytes:
         (layered(size="5"), "size"),
         (layered(mediaType=""), "mediaType"),
         (layered(mediaType=5), "mediaType"),
+        (layered(mediaType="text/é"), "mediaType"),
+        (layered(mediaType="a\nb"), "mediaType"),
+        (layered(mediaType="x" * 256), "mediaType"),
+        (layered(size=None), "size"),
+        (layered(size=2**50 + 1), "size"),
+        (layered(digest=f"sha256:{HEX}", size=9), "sizes 9 and 10|sizes 10 and 9"),
+        (layered(size=2**50), "together"),
+        (valid_text().replace(b'"config":', b'"config":{},"config":'), "duplicate key"),
+        (valid_text().replace(b'"size":5', b'"size":5,"size":6'), "duplicate key"),
+        (b'{"schemaVersion":2,"layers":[' + b"{}," * 100_000 + b"{}]}", "1 to 4096"),
     ],
 )
 def test_bad_manifests(data: bytes, match: str) -> None:
