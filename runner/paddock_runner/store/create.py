@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import io
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -15,9 +15,9 @@ from typing import Any
 from paddock_runner.core.manifest import Layer, build_config, build_manifest, layer
 from paddock_runner.core.modelfile import Modelfile
 from paddock_runner.core.names import InvalidNameError, ModelName
-from paddock_runner.store.blobs import Progress
+from paddock_runner.store.blobs import Blob, Progress
 from paddock_runner.store.errors import InvalidModelError, NotFoundError
-from paddock_runner.store.gguf import GGUFHeader, capabilities, check_gguf, human_number, read_gguf
+from paddock_runner.store.gguf import GGUFHeader, capabilities, human_number, read_gguf
 from paddock_runner.store.manifests import StoredManifest
 from paddock_runner.store.model import (
     MAX_LICENSE_BYTES,
@@ -27,6 +27,8 @@ from paddock_runner.store.model import (
     read_config,
     verify_blobs,
 )
+from paddock_runner.store.place import place
+from paddock_runner.store.split import check_part, join_headers, model_files, read_parts
 from paddock_runner.store.store import Store
 
 Emit = Callable[[Mapping[str, Any]], None]
@@ -61,18 +63,32 @@ class Draft:
         self.layers[kind] = [*kept, layer(kind, blob.digest, blob.size)]
 
     def add_gguf(self, path: Path, expected: str | None = None) -> None:
-        """Copy a GGUF file into the store as the layer that its header says it is; `expected` insists on a kind."""
+        """Copy a GGUF file into the store as the layer that its header says it is; `expected` insists on a kind.
+
+        The parts of a split model come one after the other; `use_weights` looks whether they are complete.
+        """
         self.emit({"status": "parsing GGUF"})
-        kind = read_gguf(path).kind
+        header = read_gguf(path, part=True)
+        kind = header.kind
         if expected not in (None, kind):
             raise InvalidModelError(f"{path.name} is a {kind}, but it is used as an {expected}")
-        if kind == "model" and "model" in self.layers:
-            raise InvalidModelError("only one FROM may be a model")
-        blob = self.store.write_blob(path, check=check_gguf, progress=self._copying(path.name))
+        if kind == "model" and header.part[0] == 0 and "model" in self.layers:
+            raise InvalidModelError(f"only one FROM may be a model; {path.name} is another one")
+        # Not a link: who goes on writing the file must not damage the model.
+        blob = place(self.store, path, None, "Copy", check_part, self._copying(path.name))
         self._note(blob.created, str(blob.digest))
         self.layers.setdefault(kind, []).append(layer(kind, blob.digest, blob.size))
         if kind == "model":
-            self.use_header(read_gguf(self.store.blob_path(blob.digest)))
+            self.header = None
+
+    def use_weights(self) -> None:
+        """Take the configuration from the headers of the model layers; nothing happens without one.
+
+        Raises InvalidGGUFError if they are not one model, whole or all its parts in order.
+        """
+        paths = [self.store.blob_path(item.digest) for item in self.layers.get("model", [])]
+        if paths:
+            self.use_header(read_parts(paths))
 
     def use_header(self, header: GGUFHeader) -> None:
         """Take the configuration from a model's header."""
@@ -90,14 +106,16 @@ class Draft:
 
     def inherit(self, name: ModelName) -> None:
         """Begin with the layers and the configuration of a model in the store."""
-        base = self.store.manifest(name)
         if "model" in self.layers:
             raise InvalidModelError("only one FROM may be a model")
+        self.take(self.store.manifest(name))
+
+    def take(self, base: StoredManifest) -> None:
+        """Begin with the layers and the configuration of a manifest; its blobs are verified."""
         verify_blobs(self.store, base)
         for item in base.manifest.layers:
             self.layers.setdefault(item.kind, []).append(item)
-        for item in base.manifest.of_kind("model"):
-            self.use_header(read_gguf(self.store.blob_path(item.digest)))
+        self.use_weights()
         self.config |= read_config(self.store, base)
 
     def _copying(self, what: str) -> Progress:
@@ -126,9 +144,35 @@ class Draft:
 
 
 def write_model(store: Store, name: ModelName, model: Layer, header: GGUFHeader) -> StoredManifest:
-    """Write the manifest of a bare GGUF file whose blob is in the store already."""
+    """Write the manifest of a bare GGUF file whose blob is in the store already. Raises InvalidGGUFError for a part."""
     draft = Draft(store, layers={"model": [model]})
-    draft.use_header(header)
+    draft.use_header(join_headers([header]))
+    return draft.write(name)
+
+
+def assemble(store: Store, name: ModelName, layers: Iterable[Layer]) -> StoredManifest:
+    """Write the manifest of blobs that are in the store already, the configuration made from their GGUF headers.
+
+    Several layers of the kind model are the parts of one split model, in order. Raises InvalidModelError (no model
+    among them), InvalidGGUFError (parts that do not fit, an adapter for another architecture).
+    """
+    draft = Draft(store)
+    for item in layers:
+        draft.layers.setdefault(item.kind, []).append(item)
+    draft.use_weights()
+    if draft.header is None:
+        raise InvalidModelError("there is no GGUF model among the files")
+    for item in draft.layers.get("adapter", []):
+        check_adapter(read_gguf(store.blob_path(item.digest)), draft.header)
+    return draft.write(name)
+
+
+def replace_weights(store: Store, base: StoredManifest, name: ModelName, blob: Blob) -> StoredManifest:
+    """Write the model `name`: `base` with the GGUF model `blob` in the place of its own weights."""
+    draft = Draft(store)
+    draft.take(base)
+    draft.layers["model"] = [layer("model", blob.digest, blob.size)]
+    draft.use_weights()
     return draft.write(name)
 
 
@@ -143,6 +187,8 @@ def create(store: Store, name: ModelName, modelfile: Modelfile, folder: Path, em
         for value in modelfile.froms:
             _from(draft, value, folder)
         if draft.header is None:
+            draft.use_weights()
+        if draft.header is None:
             raise InvalidModelError("FROM names no model: one GGUF model or one stored model is needed")
         for value in modelfile.adapters:
             _adapter(draft, _resolve(value, folder), draft.header)
@@ -153,17 +199,24 @@ def create(store: Store, name: ModelName, modelfile: Modelfile, folder: Path, em
 
 def _resolve(value: str, folder: Path) -> Path:
     path = folder / Path(value).expanduser()
-    if path.is_dir():
-        raise InvalidModelError(f"{value} is a folder; give a GGUF file")
     if not path.exists():
         raise NotFoundError(f"{value} does not exist (looked for {path})")
     return path
 
 
+def _real(path: Path) -> Path:
+    """The file itself: a person may well give a link to it."""
+    try:
+        return path.resolve(strict=True)
+    except (OSError, RuntimeError) as error:
+        raise NotFoundError(f"{path} leads nowhere: {error}") from None
+
+
 def _from(draft: Draft, value: str, folder: Path) -> None:
     looks_like_path = value.startswith(("/", "./", "../", "~")) or value.lower().endswith(".gguf")
     if looks_like_path or (folder / value).is_file():
-        draft.add_gguf(_resolve(value, folder))
+        for path in model_files(_resolve(value, folder)):
+            draft.add_gguf(_real(path))
         return
     try:
         name = ModelName.parse(value)
@@ -173,8 +226,10 @@ def _from(draft: Draft, value: str, folder: Path) -> None:
 
 
 def _adapter(draft: Draft, path: Path, header: GGUFHeader) -> None:
+    if path.is_dir():
+        raise InvalidModelError(f"ADAPTER: {path.name} is a folder; give a GGUF file")
     check_adapter(read_gguf(path), header)
-    draft.add_gguf(path, "adapter")
+    draft.add_gguf(_real(path), "adapter")
 
 
 def _texts(draft: Draft, modelfile: Modelfile) -> None:

@@ -86,19 +86,24 @@ class GGUFHeader:
     def pooling_type(self) -> int | None:
         return self.own("pooling_type")
 
+    @property
+    def part(self) -> tuple[int, int]:
+        """Which part of how many a split file is, from 0; (0, 1) for a whole file."""
+        return self.integer("split.no") or 0, max(self.integer("split.count") or 1, 1)
 
-def read_gguf(source: Path | BinaryIO) -> GGUFHeader:
-    """Read and check a GGUF file.
+
+def read_gguf(source: Path | BinaryIO, *, part: bool = False) -> GGUFHeader:
+    """Read and check a GGUF file; with `part` it may also be a part of a split model (see `store.split`).
 
     `source` is a path or a binary file that is open at any position (its position changes). Raises NotGGUFError,
     TruncatedGGUFError, InvalidGGUFError; for a path also NotFoundError and CacheUnusableError (no regular file).
     """
     if isinstance(source, Path):
         with os.fdopen(open_regular(source, follow=True), "rb") as stream:
-            return read_gguf(stream)
+            return read_gguf(stream, part=part)
     size = os.fstat(source.fileno()).st_size
     source.seek(0)
-    return _header(read_raw_header(source, size), size)
+    return _header(read_raw_header(source, size), size, part)
 
 
 def check_gguf(stream: BinaryIO) -> None:
@@ -106,13 +111,17 @@ def check_gguf(stream: BinaryIO) -> None:
     read_gguf(stream)
 
 
-def _header(raw: RawHeader, size: int) -> GGUFHeader:
+def _header(raw: RawHeader, size: int, part: bool) -> GGUFHeader:
     tensors = check_tensors(raw, size)
-    architecture = check_architecture(raw.entries)
+    number = raw.entries.get("split.no")
+    # Only the first part of a split model carries the metadata.
+    later = part and number is not None and isinstance(number.value, int) and number.value > 0
+    architecture = "" if later and "general.architecture" not in raw.entries else check_architecture(raw.entries)
     kind = _kind(raw.entries, architecture)
     vocab_size = 0
-    if kind == "model":
+    if kind == "model" and not part:
         _check_whole(raw)
+    if kind == "model" and not later:
         check_hyperparameters(raw.entries, architecture)
         vocab_size = check_vocabulary(raw)
     return GGUFHeader(

@@ -16,6 +16,7 @@ from paddock_runner.store.errors import CacheUnusableError, InvalidGGUFError, St
 from paddock_runner.store.files import read_bounded
 from paddock_runner.store.gguf import GGUFHeader, capabilities, details, read_gguf
 from paddock_runner.store.manifests import StoredManifest
+from paddock_runner.store.split import read_parts
 from paddock_runner.store.store import Store
 
 MAX_TEXT_BYTES = 1 << 20
@@ -43,10 +44,15 @@ LayerProgress = Callable[[Digest, int, int], None]
 
 @dataclass(frozen=True, slots=True)
 class ModelFiles:
-    """Everything of one manifest. Sizes in bytes, `modified_at` in seconds since 1970, texts as stored."""
+    """Everything of one manifest. Sizes in bytes, `modified_at` in seconds since 1970, texts as stored.
+
+    `split_paths` are all parts of a split model in order, `model_path` the first of them; a model of one file has none.
+    `header` tells of all parts together.
+    """
 
     digest: Digest
     model_path: Path
+    split_paths: tuple[Path, ...]
     adapter_paths: tuple[Path, ...]
     projector_path: Path | None
     system: str | None
@@ -72,14 +78,15 @@ def load_model(
     stored = which if isinstance(which, StoredManifest) else store.manifest_by_digest(which)
     if verify:
         verify_blobs(store, stored, progress)
-    model = _one(stored, "model")
-    header = read_gguf(store.blob_path(model.digest))
+    paths = model_paths(store, stored)
+    header = read_parts(paths)
     if header.kind != "model":
         raise InvalidGGUFError("general.type", f"a model is needed, this is an {header.kind}")
     template = _text(store, stored, ("template", "prompt"), MAX_TEXT_BYTES)
     return ModelFiles(
         digest=stored.digest,
-        model_path=store.blob_path(model.digest),
+        model_path=paths[0],
+        split_paths=paths if len(paths) > 1 else (),
         adapter_paths=_adapters(store, stored, header),
         projector_path=next((store.blob_path(item.digest) for item in stored.manifest.of_kind("projector")), None),
         system=_text(store, stored, ("system",), MAX_TEXT_BYTES),
@@ -115,11 +122,12 @@ def _bound(progress: LayerProgress, digest: Digest) -> Callable[[int, int], None
     return lambda done, total: progress(digest, done, total)
 
 
-def _one(stored: StoredManifest, kind: str) -> Layer:
-    found = stored.manifest.of_kind(kind)
-    if len(found) != 1:
-        raise CacheUnusableError(f"the manifest of {str(stored.name)!r} has {len(found)} {kind} layers, one is needed")
-    return found[0]
+def model_paths(store: Store, stored: StoredManifest) -> tuple[Path, ...]:
+    """The files of the model itself: one, or all parts of a split one in order. Raises CacheUnusableError for none."""
+    paths = tuple(store.blob_path(layer.digest) for layer in stored.manifest.of_kind("model"))
+    if not paths:
+        raise CacheUnusableError(f"the manifest of {str(stored.name)!r} has no model layer; create or pull it again")
+    return paths
 
 
 def _adapters(store: Store, stored: StoredManifest, header: GGUFHeader) -> tuple[Path, ...]:

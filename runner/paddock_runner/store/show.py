@@ -14,7 +14,7 @@ from paddock_runner.core.names import ModelName
 from paddock_runner.store.errors import StoreError
 from paddock_runner.store.gguf import GGUFHeader, capabilities, read_gguf
 from paddock_runner.store.manifests import StoredManifest
-from paddock_runner.store.model import ModelFiles, load_model, read_config
+from paddock_runner.store.model import ModelFiles, load_model, model_paths, read_config
 from paddock_runner.store.store import Store
 
 _SHOWN_ELEMENTS = 5
@@ -60,8 +60,8 @@ def _details(config: dict[str, Any]) -> dict[str, Any]:
 def _own_capabilities(store: Store, stored: StoredManifest) -> list[str]:
     """From the file's header, for manifests that other programs wrote; empty if it cannot be read."""
     try:
-        return capabilities(read_gguf(store.blob_path(stored.manifest.of_kind("model")[0].digest)))
-    except (StoreError, OSError, IndexError):
+        return capabilities(read_gguf(model_paths(store, stored)[0], part=True))
+    except (StoreError, OSError):
         return []
 
 
@@ -97,7 +97,10 @@ def _defaults(header: GGUFHeader) -> dict[str, Any]:
 def _modelfile(files: ModelFiles) -> Modelfile:
     config = files.config
     return Modelfile(
-        froms=[str(files.model_path), *([str(files.projector_path)] if files.projector_path else [])],
+        froms=[
+            *map(str, files.split_paths or (files.model_path,)),
+            *([str(files.projector_path)] if files.projector_path else []),
+        ],
         adapters=[str(path) for path in files.adapter_paths],
         parameters=dict(files.parameters),
         system=files.system,
