@@ -21,7 +21,7 @@ from paddock_runner.core.digest import Digest
 from paddock_runner.store.errors import CacheUnusableError, DigestMismatchError, NotFoundError, StoreError
 from paddock_runner.store.files import atomic_write, open_regular, os_errors, read_bounded, require_space
 from paddock_runner.store.locks import try_lock
-from paddock_runner.store.writer import CHUNK_BYTES, PARTIAL, TEMPORARY, BlobWriter, Check
+from paddock_runner.store.writer import CHUNK_BYTES, PARTIAL, TEMPORARY, BlobWriter, Check, Draft
 
 TEMPORARY_SECONDS = 3600.0
 PARTIAL_SECONDS = 7 * 24 * 3600.0
@@ -135,11 +135,11 @@ class Blobs:
                     progress(writer.written, size or writer.written)
             return self.commit(writer, check)
 
-    def commit(self, writer: BlobWriter, check: Check | None) -> Blob:
+    def commit(self, writer: Draft, check: Check | None) -> Blob:
         """Publish what `writer` holds under its digest; equal bytes that are there already stay untouched."""
         digest = writer.seal(check)
         if self._intact(digest):
-            writer.path.unlink()
+            writer.drop()
             return Blob(digest, writer.written, created=False)
         self._mark(digest, writer.publish(self.path(digest)))
         return Blob(digest, writer.written, created=True)

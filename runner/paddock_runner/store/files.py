@@ -9,12 +9,14 @@ import contextlib
 import os
 import secrets
 import stat
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from paddock_runner.store.errors import CacheUnusableError, NoSpaceError, NotFoundError, from_os_error
 
 GROUP_READS = 0o750
+# The kernel takes no more buffers than this in one call (IOV_MAX).
+MAX_PARTS = 1024
 CREATE = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
 # Non-blocking, so that a FIFO in the place of a file cannot hang the reader.
 READ = os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK
@@ -57,11 +59,23 @@ def temporary_name(prefix: str) -> str:
     return f"{prefix}{secrets.token_hex(16)}"
 
 
-def write_all(handle: int, data: bytes) -> None:
+def write_all(handle: int, data: bytes | memoryview) -> None:
     """Write every byte of `data`, however many calls it takes."""
     view = memoryview(data)
     while view:
         view = view[os.write(handle, view) :]
+
+
+def write_at(handle: int, parts: Sequence[bytes | memoryview], offset: int) -> None:
+    """Write every byte of `parts`, one after the other, beginning at `offset`."""
+    left = [memoryview(part) for part in parts]
+    while left:
+        done = os.pwritev(handle, left[:MAX_PARTS], offset)
+        offset += done
+        while left and done >= len(left[0]):
+            done -= len(left.pop(0))
+        if done:
+            left[0] = left[0][done:]
 
 
 def atomic_write(path: Path, data: bytes, scratch: Path) -> None:

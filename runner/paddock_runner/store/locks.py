@@ -6,20 +6,19 @@ manifest and its blobs are written, exclusive while unreferenced blobs are remov
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import fcntl
-import logging
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 
 from paddock_runner.store.errors import CacheUnusableError
 from paddock_runner.store.files import CREATE, make_folder, os_errors
 
 _POLL_SECONDS = 0.02
-
-log = logging.getLogger(__name__)
+_WAIT_SECONDS = 0.1
 
 
 class LockTimeoutError(CacheUnusableError):
@@ -36,8 +35,29 @@ def file_lock(path: Path, *, shared: bool = False, timeout: float) -> Iterator[N
     """
     make_folder(path.parent)
     deadline = time.monotonic() + timeout
-    with os_errors("locking", path):
-        handle = _acquire(path, shared, deadline)
+    while (handle := _attempt(path, shared, deadline)) is None:
+        time.sleep(_POLL_SECONDS)
+    with _held(path, shared, handle):
+        yield
+
+
+@contextlib.asynccontextmanager
+async def file_lock_async(path: Path, *, timeout: float, waiting: Callable[[], object]) -> AsyncIterator[None]:
+    """Hold the lock file `path` exclusively, as `file_lock` does, without blocking the event loop.
+
+    `waiting` is called again and again until the lock is there. Raises LockTimeoutError, CacheUnusableError.
+    """
+    make_folder(path.parent)
+    deadline = time.monotonic() + timeout
+    while (handle := _attempt(path, False, deadline)) is None:
+        waiting()
+        await asyncio.sleep(_WAIT_SECONDS)
+    with _held(path, False, handle):
+        yield
+
+
+@contextlib.contextmanager
+def _held(path: Path, shared: bool, handle: int) -> Iterator[None]:
     try:
         yield
     finally:
@@ -46,25 +66,20 @@ def file_lock(path: Path, *, shared: bool = False, timeout: float) -> Iterator[N
         os.close(handle)
 
 
-def _acquire(path: Path, shared: bool, deadline: float) -> int:
-    told = False
-    while True:
+def _attempt(path: Path, shared: bool, deadline: float) -> int | None:
+    """The descriptor of the locked file, None while somebody else holds it."""
+    with os_errors("locking", path):
         handle = os.open(path, CREATE, 0o644)
         try:
-            if try_lock(handle, shared) and _is_still(path, handle):
+            if try_lock(handle, shared) and is_still(path, handle):
                 return handle
         except BaseException:
             os.close(handle)
             raise
         os.close(handle)
-        if not told:
-            told = True
-            log.info("waiting: another process holds %s", path.name)
-        if time.monotonic() > deadline:
-            raise LockTimeoutError(
-                f"another process is still writing (it holds {path.name}); try again when it is done"
-            )
-        time.sleep(_POLL_SECONDS)
+    if time.monotonic() > deadline:
+        raise LockTimeoutError(f"another process is still writing (it holds {path.name}); try again when it is done")
+    return None
 
 
 def try_lock(handle: int, shared: bool = False) -> bool:
@@ -76,8 +91,8 @@ def try_lock(handle: int, shared: bool = False) -> bool:
     return True
 
 
-def _is_still(path: Path, handle: int) -> bool:
-    """False when the owner before us removed the file between our open and our lock."""
+def is_still(path: Path, handle: int) -> bool:
+    """Whether `path` is the open file; not so when the owner before us removed it between our open and our lock."""
     try:
         return os.path.samestat(path.lstat(), os.fstat(handle))
     except FileNotFoundError:

@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Iterable
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Iterable
+from contextlib import AbstractAsyncContextManager, AbstractContextManager
 from pathlib import Path
 from typing import BinaryIO
 
@@ -24,9 +24,10 @@ from paddock_runner.store.errors import (
     StoreError,
 )
 from paddock_runner.store.files import open_regular, os_errors
-from paddock_runner.store.locks import file_lock
+from paddock_runner.store.locks import file_lock, file_lock_async
 from paddock_runner.store.manifests import Manifests, StoredManifest, pin_name
-from paddock_runner.store.writer import BlobWriter, Check
+from paddock_runner.store.partial import PartialBlob
+from paddock_runner.store.writer import BlobWriter, Check, Draft
 
 WRITE_LOCK_SECONDS = 600.0
 DELETE_LOCK_SECONDS = 60.0
@@ -69,6 +70,12 @@ class Store:
         self._require_writable()
         return file_lock(self._own / "locks" / f"{digest.hex}.lock", timeout=timeout)
 
+    def fetching(self, digest: Digest, waiting: Callable[[], object]) -> AbstractAsyncContextManager[None]:
+        """The lock of `digest_lock` for use on an event loop; `waiting` is called while another process has it."""
+        self._require_writable()
+        path = self._own / "locks" / f"{digest.hex}.lock"
+        return file_lock_async(path, timeout=DIGEST_LOCK_SECONDS, waiting=waiting)
+
     def blob_path(self, digest: Digest) -> Path:
         """The path of a blob, whether it exists or not."""
         return self._blobs.path(digest)
@@ -107,8 +114,18 @@ class Store:
         self._require_writable()
         return BlobWriter(self.path / "blobs", digest, size, resume=True)
 
-    def commit(self, writer: BlobWriter, check: Check | None = None) -> Blob:
-        """Check and publish what a `partial` writer holds."""
+    def resumable(self, digest: Digest, size: int | None = None) -> PartialBlob:
+        """A download of `digest` in pieces, which begins with those that an earlier one left. End it with `commit`."""
+        self._require_writable()
+        return PartialBlob(self.path / "blobs", digest, size)
+
+    def incoming(self, digest: Digest | None, size: int | None) -> BlobWriter:
+        """A writer for bytes that come from the first to the last; nothing stays if it ends without a `commit`."""
+        self._require_writable()
+        return BlobWriter(self.path / "blobs", digest, size)
+
+    def commit(self, writer: Draft, check: Check | None = None) -> Blob:
+        """Check and publish what a writer holds."""
         return self._blobs.commit(writer, check)
 
     def sweep(self, partial_seconds: float = PARTIAL_SECONDS) -> int:

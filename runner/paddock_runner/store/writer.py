@@ -18,7 +18,7 @@ from paddock_runner.core.digest import Digest
 from paddock_runner.core.manifest import MAX_BLOB_BYTES
 from paddock_runner.store.errors import CacheUnusableError, DigestMismatchError, NoSpaceError, SizeMismatchError
 from paddock_runner.store.files import CREATE, make_folder, os_errors, sync_folder, temporary_name, write_all
-from paddock_runner.store.locks import LockTimeoutError, try_lock
+from paddock_runner.store.locks import LockTimeoutError, is_still, try_lock
 
 Check = Callable[[BinaryIO], None]
 
@@ -27,44 +27,99 @@ PARTIAL = "partial-"
 CHUNK_BYTES = 1 << 20
 
 
-class BlobWriter:
-    """Collects the bytes of one blob in `folder`.
+class Draft:
+    """A file in `folder` that may become the blob `digest` of `size` bytes (None: not known)."""
+
+    def __init__(self, folder: Path, name: str, digest: Digest | None, size: int | None) -> None:
+        self.path = folder / name
+        self._folder = folder
+        self._digest = digest
+        self._size = size
+        self._handle = -1
+        self._keep = False
+        self.written = 0
+        """Bytes that are hashed."""
+
+    def _digest_now(self) -> Digest:
+        raise NotImplementedError
+
+    def _open(self, path: Path, flags: int) -> int:
+        """Open `path` for writing under a lock, which tells a sweeper that it has a living owner."""
+        with os_errors("creating", path):
+            while True:
+                handle = os.open(path, CREATE | flags, 0o600)
+                try:
+                    _require_own(path, handle)
+                    if is_still(path, handle):
+                        return handle
+                except BaseException:
+                    os.close(handle)
+                    raise
+                os.close(handle)
+
+    def seal(self, check: Check | None) -> Digest:
+        """Check size, digest and content, then force the bytes to disk. On a failure the bytes are forgotten."""
+        actual = self._digest_now()
+        keep, self._keep = self._keep, False
+        if self._size is not None and self.written != self._size:
+            raise SizeMismatchError("the blob", self._size, self.written)
+        if self._digest is not None and actual != self._digest:
+            raise DigestMismatchError("the blob", self._digest, actual)
+        if check is not None:
+            with open(os.dup(self._handle), "rb") as stream:
+                stream.seek(0)
+                check(stream)
+        self._keep = keep
+        with os_errors("syncing", self.path):
+            os.fchmod(self._handle, 0o644)
+            os.fsync(self._handle)
+        return actual
+
+    def publish(self, final: Path) -> os.stat_result:
+        """Give the sealed bytes their final name; returns the facts of the published file."""
+        with os_errors("publishing", final):
+            self.path.rename(final)
+            self._keep = True
+            sync_folder(self._folder)
+            return os.fstat(self._handle)
+
+    def drop(self) -> None:
+        """Remove the bytes; the store has them already."""
+        self.path.unlink(missing_ok=True)
+        self._keep = True
+
+
+def _require_own(path: Path, handle: int) -> None:
+    if not try_lock(handle):
+        raise LockTimeoutError(f"another process is writing {path.name}")
+    facts = os.fstat(handle)
+    if not stat.S_ISREG(facts.st_mode) or facts.st_nlink > 1:
+        raise CacheUnusableError(f"{path} is linked from elsewhere or no regular file; move it away")
+
+
+class BlobWriter(Draft):
+    """Collects the bytes of one blob, from the first to the last.
 
     `digest` and `size` (bytes) are what the blob must have, None when unknown. `resume` keeps the bytes under a name
     made of the digest when the writer ends without a commit, and begins with those of the last time.
     """
 
     def __init__(self, folder: Path, digest: Digest | None, size: int | None, *, resume: bool = False) -> None:
-        self._folder = folder
-        self._digest = digest
-        self._size = size
-        self._keep = resume and digest is not None
-        name = f"{PARTIAL}{digest.hex}" if digest and self._keep else temporary_name(TEMPORARY)
-        self.path = folder / name
+        keep = resume and digest is not None
+        name = f"{PARTIAL}{digest.hex}" if digest and keep else temporary_name(TEMPORARY)
+        super().__init__(folder, name, digest, size)
+        self._keep = keep
         self._hash = hashlib.sha256()
-        self._handle = -1
-        self.written = 0
+
+    def _digest_now(self) -> Digest:
+        return Digest(self._hash.hexdigest())
 
     def __enter__(self) -> Self:
         make_folder(self._folder)
-        with os_errors("creating", self.path):
-            self._handle = os.open(self.path, CREATE | (0 if self._keep else os.O_EXCL), 0o600)
-        try:
-            self._begin()
-        except BaseException:
-            os.close(self._handle)
-            raise
-        return self
-
-    def _begin(self) -> None:
-        # The lock tells a sweeper that this file has a living owner.
-        if not try_lock(self._handle):
-            raise LockTimeoutError(f"another process is writing {self.path.name}")
-        facts = os.fstat(self._handle)
-        if not stat.S_ISREG(facts.st_mode) or facts.st_nlink != 1:
-            raise CacheUnusableError(f"{self.path} is linked from elsewhere or no regular file; move it away")
+        self._handle = self._open(self.path, 0 if self._keep else os.O_EXCL)
         if self._keep:
             self._hash_existing()
+        return self
 
     def _hash_existing(self) -> None:
         with os_errors("reading", self.path):
@@ -82,7 +137,7 @@ class BlobWriter:
         self._hash = hashlib.sha256()
         self.written = 0
 
-    def write(self, chunk: bytes) -> None:
+    def write(self, chunk: bytes | memoryview) -> None:
         """Append `chunk`. Raises SizeMismatchError beyond the declared size, NoSpaceError, CacheUnusableError."""
         limit = self._size if self._size is not None else MAX_BLOB_BYTES
         if self.written + len(chunk) > limit:
@@ -92,31 +147,6 @@ class BlobWriter:
             write_all(self._handle, chunk)
         self._hash.update(chunk)
         self.written += len(chunk)
-
-    def seal(self, check: Check | None) -> Digest:
-        """Check size, digest and content, then force the bytes to disk. On a failure the bytes are forgotten."""
-        actual = Digest(self._hash.hexdigest())
-        keep, self._keep = self._keep, False
-        if self._size is not None and self.written != self._size:
-            raise SizeMismatchError("the blob", self._size, self.written)
-        if self._digest is not None and actual != self._digest:
-            raise DigestMismatchError("the blob", self._digest, actual)
-        if check is not None:
-            with open(os.dup(self._handle), "rb") as stream:
-                check(stream)
-        with os_errors("syncing", self.path):
-            os.fchmod(self._handle, 0o644)
-            os.fsync(self._handle)
-        self._keep = keep
-        return actual
-
-    def publish(self, final: Path) -> os.stat_result:
-        """Give the sealed bytes their final name; returns the facts of the published file."""
-        with os_errors("publishing", final):
-            self.path.rename(final)
-            self._keep = True
-            sync_folder(self._folder)
-            return os.fstat(self._handle)
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None

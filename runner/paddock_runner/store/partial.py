@@ -1,0 +1,243 @@
+"""A blob that arrives in pieces, in any order, by any number of threads, and survives a kill at any moment.
+
+Called by `Store.resumable` for the download engine. A piece is written to its place, then recorded in the journal; the
+SHA-256 runs behind over what is there in order. Only pieces whose checksum still fits after a restart count.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+import threading
+from collections.abc import Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+from paddock_runner.core.digest import Digest
+from paddock_runner.core.manifest import MAX_BLOB_BYTES
+from paddock_runner.store.errors import CacheUnusableError, StoreError
+from paddock_runner.store.files import make_folder, os_errors, sync_folder, write_all, write_at
+from paddock_runner.store.journal import (
+    HEADER_BYTES,
+    MAX_JOURNAL_BYTES,
+    RECORD_BYTES,
+    JournalFacts,
+    Piece,
+    checksum,
+    header,
+    latest,
+    parse,
+    record,
+)
+from paddock_runner.store.spans import Span, Spans
+from paddock_runner.store.writer import PARTIAL, Draft
+
+JOURNAL = ".journal"
+RECENT_BYTES = 8 << 20
+
+
+class PartialBlob(Draft):
+    """The file `partial-<hex>` and its journal. Thread-safe: `write`, `advance` and `sync` may run at the same time.
+
+    `size` is None until the first answer of a server tells it (`begin`), unless an earlier download left it.
+    """
+
+    def __init__(self, folder: Path, digest: Digest, size: int | None) -> None:
+        super().__init__(folder, f"{PARTIAL}{digest.hex}", digest, size)
+        self._name: Digest = digest
+        self._journal_path = folder / f"{self.path.name}{JOURNAL}"
+        self._journal = -1
+        self._journal_bytes = 0
+        self._lock = threading.Lock()
+        self._stopped = False
+        self._named_durably = False
+        self._forget()
+
+    def _forget(self) -> None:
+        self._spans = Spans()
+        self._proofs: dict[int, Piece] = {}
+        self._recent: dict[int, Sequence[bytes | memoryview]] = {}
+        self._hash = hashlib.sha256()
+        self.written = 0
+        self.unsynced = 0
+
+    # Opening and closing
+
+    def __enter__(self) -> Self:
+        make_folder(self._folder)
+        self._handle = self._open(self.path, 0)
+        try:
+            self._journal = self._open(self._journal_path, os.O_APPEND)
+            self._keep = True
+            self._load()
+        except BaseException:
+            os.close(self._handle)
+            if self._journal >= 0:
+                os.close(self._journal)
+            raise
+        return self
+
+    def _load(self) -> None:
+        with os_errors("reading", self._journal_path):
+            facts = parse(os.pread(self._journal, MAX_JOURNAL_BYTES + 1, 0), self._name)
+            empty = os.fstat(self._handle).st_size == 0
+        if facts is None or empty or self._size not in (None, facts.size):
+            self.restart()
+        else:
+            self._adopt(facts)
+
+    def _adopt(self, facts: JournalFacts) -> None:
+        with os_errors("truncating", self._journal_path):
+            os.ftruncate(self._journal, facts.sound_bytes)
+        self._size, self._journal_bytes = facts.size, facts.sound_bytes
+        for piece in latest(facts.pieces):
+            self._proofs[piece.offset] = piece
+            self._spans.add(piece.offset, piece.end)
+
+    def restart(self) -> None:
+        """Forget all bytes so far, but not the size."""
+        with self._lock, os_errors("truncating", self.path):
+            # In this order a kill in between leaves bytes without proof, never a proof of other bytes.
+            os.ftruncate(self._journal, 0)
+            os.ftruncate(self._handle, 0)
+            self._forget()
+            self._journal_bytes = 0
+        if self._size is not None:
+            self.begin(self._size)
+
+    def begin(self, size: int) -> None:
+        """Declare the size in bytes, before anything is written."""
+        with self._lock, os_errors("writing", self._journal_path):
+            self._size = size
+            os.ftruncate(self._journal, 0)
+            write_all(self._journal, header(self._name, size))
+            self._journal_bytes = HEADER_BYTES
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if not self._keep or not self.done:
+            self.path.unlink(missing_ok=True)
+            self._journal_path.unlink(missing_ok=True)
+        os.close(self._handle)
+        os.close(self._journal)
+
+    def publish(self, final: Path) -> os.stat_result:
+        facts = super().publish(final)
+        with contextlib.suppress(OSError):
+            self._journal_path.unlink(missing_ok=True)
+        return facts
+
+    def drop(self) -> None:
+        super().drop()
+        self._journal_path.unlink(missing_ok=True)
+
+    # What is there
+
+    @property
+    def size(self) -> int | None:
+        """Bytes of the whole blob."""
+        return self._size
+
+    @property
+    def done(self) -> int:
+        """Bytes that are there, hashed or not."""
+        with self._lock:
+            return self._spans.total
+
+    @property
+    def complete(self) -> bool:
+        """Whether every byte is there and hashed."""
+        return self.written == self._size
+
+    @property
+    def can_advance(self) -> bool:
+        """Whether there is something to hash now."""
+        return self.written in self._proofs and not self._stopped
+
+    def gaps(self, start: int = 0, end: int = MAX_BLOB_BYTES) -> list[Span]:
+        """The missing spans between `start` and `end`, in order."""
+        limit = end if self._size is None else min(end, self._size)
+        with self._lock:
+            return self._spans.gaps(start, limit)
+
+    # Bytes in
+
+    def write(self, offset: int, parts: Sequence[bytes | memoryview]) -> None:
+        """Store missing bytes at `offset` and record them. Raises NoSpaceError, ReadOnlyError, CacheUnusableError.
+
+        The size must have been declared. Bytes that are there already must not be given again.
+        """
+        piece = Piece(offset, sum(len(part) for part in parts), checksum(parts))
+        with os_errors("writing", self.path):
+            write_at(self._handle, parts, offset)
+        with self._lock:
+            self._record(piece)
+            self._spans.add(piece.offset, piece.end)
+            self._proofs[offset] = piece
+            self.unsynced += piece.length
+            if offset - self.written < RECENT_BYTES:
+                self._recent[offset] = parts
+
+    def _record(self, piece: Piece) -> None:
+        # A journal that is full costs a longer resume; a torn record would cost all that follow it.
+        if self._journal_bytes + RECORD_BYTES > MAX_JOURNAL_BYTES:
+            return
+        with os_errors("writing", self._journal_path):
+            try:
+                write_all(self._journal, record(piece))
+            except OSError:
+                os.ftruncate(self._journal, self._journal_bytes)
+                raise
+        self._journal_bytes += RECORD_BYTES
+
+    def advance(self) -> None:
+        """Hash what is there in order, to its end. One thread at a time. Pieces that are damaged become missing."""
+        while self.can_advance:
+            with self._lock:
+                piece, parts = self._proofs[self.written], self._recent.pop(self.written, None)
+            if parts is None and (parts := self._proved(piece)) is None:
+                return
+            for part in parts:
+                self._hash.update(part)
+            with self._lock:
+                del self._proofs[piece.offset]
+                self.written = piece.end
+
+    def _proved(self, piece: Piece) -> Sequence[bytes] | None:
+        """The piece's bytes from the file, None (and forgotten) if they are not those that were recorded."""
+        data = b""
+        with contextlib.suppress(OSError):
+            data = os.pread(self._handle, piece.length, piece.offset)
+        if len(data) == piece.length and checksum([data]) == piece.checksum:
+            return [data]
+        with self._lock:
+            del self._proofs[piece.offset]
+            self._spans.remove(piece.offset, piece.end)
+        return None
+
+    def stop(self) -> None:
+        """Make `advance` return soon."""
+        self._stopped = True
+
+    def sync(self) -> None:
+        """Force the bytes to disk, then their records, so that a power cut costs what came after."""
+        with self._lock:
+            counted, self.unsynced = self.unsynced, 0
+        try:
+            with os_errors("syncing", self.path):
+                os.fdatasync(self._handle)
+                os.fdatasync(self._journal)
+                if not self._named_durably:
+                    sync_folder(self._folder)
+                    self._named_durably = True
+        except StoreError:
+            self.unsynced += counted
+            raise
+
+    def _digest_now(self) -> Digest:
+        if not self.complete:
+            raise CacheUnusableError(f"{self.path.name} has {self.written} of {self._size} bytes")
+        return Digest(self._hash.hexdigest())
