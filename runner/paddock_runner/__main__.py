@@ -16,6 +16,7 @@ COMMANDS = {
     "collect": "remove what no live digest and no name needs from the cache",
     "store": "create, list, show, copy and remove models in the cache",
     "serve": "serve one model over HTTP",
+    "serve-blobs": "serve the models of a folder to other machines, read-only",
     "gateway": "serve an Endpoint: keys, routes, limits",
 }
 EXIT_USAGE = 2
@@ -41,7 +42,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if os.getpid() == 1:
         # The kernel ignores what process 1 does not handle; imports take a while, and then each command has its own.
         signal.signal(signal.SIGTERM, lambda number, frame: os._exit(EXIT_TERMINATED))
-    module = importlib.import_module(f"paddock_runner.commands.{arguments[0]}")
+    module = importlib.import_module(f"paddock_runner.commands.{arguments[0].replace('-', '_')}")
     return int(module.main(arguments[1:]))
 
 
