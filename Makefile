@@ -1,5 +1,5 @@
 .DEFAULT_GOAL := help
-.PHONY: help quickstart test lint format bench lock docs clean cluster cluster-down images e2e
+.PHONY: help quickstart test lint format bench lock docs clean cluster cluster-down images e2e interop
 
 # Before the names of the images: operator:dev, gateway:dev, runner:dev.
 IMAGE_PREFIX ?= localhost/paddock-
@@ -20,7 +20,7 @@ lint: ## ruff, mypy --strict and the import contracts
 	.venv/bin/ruff check .
 	.venv/bin/ruff format --check .
 	.venv/bin/mypy
-	.venv/bin/mypy -p e2e
+	.venv/bin/mypy -p e2e -p interop
 	.venv/bin/lint-imports
 
 format: ## rewrite the code in the project's format
@@ -45,6 +45,10 @@ images: ## build the images and load them into that cluster (IMAGE_PREFIX=regist
 e2e: ## run the scenarios on that cluster, or on E2E_KUBECONFIG (ARGS="-k …" is passed on)
 	@python3 scripts/bootstrap.py dev
 	@IMAGE_PREFIX="$(IMAGE_PREFIX)" .venv/bin/python -m pytest e2e $(ARGS)
+
+interop: ## run the tests against the real ollama (the first time builds it from source; ARGS="-k …" is passed on)
+	@python3 scripts/bootstrap.py dev
+	@.venv/bin/python -m pytest interop $(ARGS)
 
 lock: ## refresh the hashed requirement files (needs uv)
 	scripts/lock.sh
