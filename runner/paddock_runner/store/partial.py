@@ -38,6 +38,11 @@ JOURNAL = ".journal"
 RECENT_BYTES = 8 << 20
 
 
+def partial_name(digest: Digest) -> str:
+    """The name of the file that holds the bytes so far."""
+    return f"{PARTIAL}{digest.hex}"
+
+
 class PartialBlob(Draft):
     """The file `partial-<hex>` and its journal. Thread-safe: `write`, `advance` and `sync` may run at the same time.
 
@@ -45,17 +50,18 @@ class PartialBlob(Draft):
     """
 
     def __init__(self, folder: Path, digest: Digest, size: int | None) -> None:
-        super().__init__(folder, f"{PARTIAL}{digest.hex}", digest, size)
+        super().__init__(folder, partial_name(digest), digest, size)
         self._name: Digest = digest
         self._journal_path = folder / f"{self.path.name}{JOURNAL}"
         self._journal = -1
         self._journal_bytes = 0
         self._lock = threading.Lock()
         self._stopped = False
+        self._damaged: set[int] = set()
         self._named_durably = False
-        self._forget()
+        self._begin_anew()
 
-    def _forget(self) -> None:
+    def _begin_anew(self) -> None:
         self._spans = Spans()
         self._proofs: dict[int, Piece] = {}
         self._recent: dict[int, Sequence[bytes | memoryview]] = {}
@@ -102,7 +108,7 @@ class PartialBlob(Draft):
             # In this order a kill in between leaves bytes without proof, never a proof of other bytes.
             os.ftruncate(self._journal, 0)
             os.ftruncate(self._handle, 0)
-            self._forget()
+            self._begin_anew()
             self._journal_bytes = 0
         if self._size is not None:
             self.begin(self._size)
@@ -114,6 +120,10 @@ class PartialBlob(Draft):
             os.ftruncate(self._journal, 0)
             write_all(self._journal, header(self._name, size))
             self._journal_bytes = HEADER_BYTES
+
+    def forget(self) -> None:
+        """Keep nothing when the download ends without a commit."""
+        self._keep = False
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
@@ -213,7 +223,10 @@ class PartialBlob(Draft):
             data = os.pread(self._handle, piece.length, piece.offset)
         if len(data) == piece.length and checksum([data]) == piece.checksum:
             return [data]
+        if piece.offset in self._damaged:
+            raise CacheUnusableError(f"the disk of {self.path.parent} does not keep what is written to it")
         with self._lock:
+            self._damaged.add(piece.offset)
             del self._proofs[piece.offset]
             self._spans.remove(piece.offset, piece.end)
         return None

@@ -26,7 +26,7 @@ from paddock_runner.store.errors import (
 from paddock_runner.store.files import open_regular, os_errors
 from paddock_runner.store.locks import file_lock, file_lock_async
 from paddock_runner.store.manifests import Manifests, StoredManifest, pin_name
-from paddock_runner.store.partial import PartialBlob
+from paddock_runner.store.partial import PartialBlob, partial_name
 from paddock_runner.store.writer import BlobWriter, Check, Draft
 
 WRITE_LOCK_SECONDS = 600.0
@@ -118,6 +118,10 @@ class Store:
         """A download of `digest` in pieces, which begins with those that an earlier one left. End it with `commit`."""
         self._require_writable()
         return PartialBlob(self.path / "blobs", digest, size)
+
+    def partial_path(self, digest: Digest) -> Path:
+        """Where the bytes of a download that is under way are."""
+        return self.path / "blobs" / partial_name(digest)
 
     def incoming(self, digest: Digest | None, size: int | None) -> BlobWriter:
         """A writer for bytes that come from the first to the last; nothing stays if it ends without a `commit`."""

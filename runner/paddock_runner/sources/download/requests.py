@@ -1,0 +1,97 @@
+"""Requests for the bytes of one file: opened, judged, watched, within the bandwidth limit.
+
+Used by the two ways of downloading, `sources.download.ranges` and `sources.download.stream`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import weakref
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+
+import aiohttp
+from yarl import URL
+
+from paddock_runner.sources.download.answers import JUDGED, Body, check_magic, judge, strong_etag
+from paddock_runner.sources.download.leases import range_header
+from paddock_runner.sources.download.pace import Bucket, DownloadLimits
+from paddock_runner.sources.download.watch import Watch, Watched
+from paddock_runner.sources.errors import NetworkError
+from paddock_runner.sources.transport import Transport
+
+_BUCKETS: weakref.WeakKeyDictionary[Transport, Bucket] = weakref.WeakKeyDictionary()
+
+
+def bucket_of(transport: Transport) -> Bucket:
+    """The bandwidth limit that all downloads through `transport` share."""
+    if transport not in _BUCKETS:
+        _BUCKETS[transport] = Bucket(transport.network.rate)
+    return _BUCKETS[transport]
+
+
+@dataclass(frozen=True, slots=True)
+class Incoming:
+    """An answer that may be used: its body, and the strong ETag ("" without one) of the place that sent it."""
+
+    body: Body
+    etag: str
+    place: str
+    watched: Watched
+    response: aiohttp.ClientResponse
+
+
+class Requests:
+    """The requests of one file of `kind` at `url`."""
+
+    def __init__(self, url: str, kind: str, transport: Transport, limits: DownloadLimits) -> None:
+        self.limits = limits
+        self.host = URL(url).host or url
+        self.connections = max(1, transport.network.connections)
+        self.received = 0
+        self._url = url
+        self._kind = kind
+        self._transport = transport
+        self._bucket = bucket_of(transport)
+        self.watch = Watch(limits, self._bucket.rate, self.connections)
+
+    @contextlib.asynccontextmanager
+    async def open(self, start: int, end: int, size: int | None, if_range: str = "") -> AsyncIterator[Incoming]:
+        """Ask for bytes `start` to `end` of a file of `size` bytes (None: not known).
+
+        With `if_range`, a strong ETag, a file that changed is answered whole. Raises BusyError, RangesUselessError,
+        NetworkError and what the transport raises.
+        """
+        headers = {"Accept-Encoding": "identity"}
+        if (wanted := range_header(start, end, size)) is not None:
+            headers["Range"] = wanted
+            headers |= {"If-Range": if_range} if if_range else {}
+        try:
+            async with (
+                self.watch.request(self.host) as watched,
+                self._transport.open(self._url, headers=headers, ok=JUDGED) as response,
+            ):
+                body = judge(response.status, response.headers, start, end, wanted is not None)
+                if (body.total or 0) > self.limits.maximum_bytes:
+                    raise NetworkError(
+                        f"the file has {body.total} bytes, the limit is {self.limits.maximum_bytes}", retryable=False
+                    )
+                place = str(response.url.origin())
+                yield Incoming(body, strong_etag(response.headers), place, watched, response)
+        except (aiohttp.ClientError, OSError) as error:
+            raise NetworkError(f"{self.host}: {type(error).__name__}: {error}"[:500]) from None
+
+    async def pieces(self, incoming: Incoming) -> AsyncIterator[bytes]:
+        """The body as it comes. Raises NotGGUFError at once if it is no GGUF file where one must be."""
+        begins = incoming.body.start == 0
+        async for data in incoming.response.content.iter_any():
+            if begins:
+                check_magic(self._kind, data, incoming.response.headers)
+                begins = False
+            incoming.watched.received += len(data)
+            self.received += len(data)
+            if (delay := self._bucket.delay(len(data), asyncio.get_running_loop().time())) > 0:
+                with incoming.watched.held():
+                    await asyncio.sleep(delay)
+            yield data
