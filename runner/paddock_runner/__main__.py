@@ -13,12 +13,19 @@ from collections.abc import Sequence
 
 COMMANDS = {
     "pull": "fetch a model into the cache, verified",
+    "convert": "quantize a model in the cache",
     "collect": "remove what no live digest and no name needs from the cache",
-    "store": "create, list, show, copy and remove models in the cache",
+    "store": "create, list, show, copy, remove and verify models in the cache",
+    "import-ollama": "take over the models of another model folder by hard links",
+    "export": "write models of the cache as one tar file, for machines without a network",
+    "import": "bring the models of such a file into the cache, verified",
+    "push": "send a model to a registry",
     "serve": "serve one model over HTTP",
     "serve-blobs": "serve the models of a folder to other machines, read-only",
     "gateway": "serve an Endpoint: keys, routes, limits",
 }
+# Commands that are not the `main` of the module of their name.
+ENTRIES = {"export": ("bundle", "export_main"), "import": ("bundle", "import_main")}
 EXIT_USAGE = 2
 EXIT_TERMINATED = 128 + signal.SIGTERM
 

@@ -35,7 +35,7 @@ def backend(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Backend]
 def make_backend(kind: str, folder: Path) -> Backend:
     if kind == "fake":
         return FakeBackend()
-    return LlamaBackend(make_gguf(folder / "tiny.gguf", tokenizer=kind), LogCapture("error"))
+    return LlamaBackend([make_gguf(folder / "tiny.gguf", tokenizer=kind)], LogCapture("error"))
 
 
 def sampling(**changes: object) -> Sampling:
@@ -174,7 +174,7 @@ class TestBackend:
 
 
 def test_segments_without_control_text_are_tokenised_as_one(tiny_model: Path) -> None:
-    backend = LlamaBackend(tiny_model, LogCapture("error"))
+    backend = LlamaBackend([tiny_model], LogCapture("error"))
     request = GenerationRequest("r", (Segment("<|im_start|>ea", special=True), Segment("te et")))
     assert encode_prompt(backend, request) == backend.tokenize("<|im_start|>eate et", True)
     backend.close()

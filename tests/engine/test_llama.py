@@ -26,7 +26,7 @@ from paddock_runner.engine.logits import best_token, token_logprob
 
 @pytest.fixture
 def backend(tiny_model: Path) -> Iterator[LlamaBackend]:
-    made = LlamaBackend(tiny_model, LogCapture("error"))
+    made = LlamaBackend([tiny_model], LogCapture("error"))
     yield made
     made.close()
 
@@ -77,7 +77,7 @@ def test_a_file_that_is_none_says_so(tmp_path: Path) -> None:
     garbage = tmp_path / "garbage.gguf"
     garbage.write_bytes(b"GGUF" + bytes(1000))
     with pytest.raises(BackendError, match="does not load"):
-        LlamaBackend(garbage, LogCapture("critical"))
+        LlamaBackend([garbage], LogCapture("critical"))
 
 
 EVERYTHING = {
@@ -172,7 +172,7 @@ def test_log_lines_give_sizes_and_flash_attention() -> None:
 
 
 def test_a_decoder_that_pools_still_generates(tmp_path: Path) -> None:
-    backend = LlamaBackend(make_gguf(tmp_path / "pooled.gguf", pooling_type=1), LogCapture("error"))
+    backend = LlamaBackend([make_gguf(tmp_path / "pooled.gguf", pooling_type=1)], LogCapture("error"))
     backend.load(make_record(), lambda _: None)
     assert len(generate(backend, 0, PROMPT[:8], 3, normal(temperature=0.0))) == 3
     backend.close()

@@ -71,7 +71,7 @@ async def test_only_a_kill_that_we_did_not_send_and_the_kernel_counted(
     told = iter(counts)
     monkeypatch.setattr(process_module, "oom_kills", lambda: next(told, counts[-1]))
     monkeypatch.setattr(process_module, "memory_limit", lambda: 12345)
-    process = await EngineProcess.spawn(tiny_model)
+    process = await EngineProcess.spawn([tiny_model])
     process.kill() if killer == "we" else os.kill(process.pid, 9)
     how = await asyncio.wait_for(process.end(5), 20)
     assert process.out_of_memory is expected

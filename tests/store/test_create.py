@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from paddock_runner.core.digest import Digest
-from paddock_runner.core.manifest import CONFIG_TYPE, Layer, build_manifest
+from paddock_runner.core.manifest import CONFIG_TYPE, Layer, build_manifest, layer
 from paddock_runner.core.modelfile import parse_modelfile
 from paddock_runner.core.names import ModelName
 from paddock_runner.store.create import create
@@ -226,13 +226,23 @@ def with_layer(store: Store, folder: Path, kind: str, data: bytes) -> StoredMani
         ("messages", b'[{"role":1}]', "role and content"),
         ("system", b"\xff\xfe", "UTF-8"),
         ("template", b"x" * (2 << 20), "larger than"),
-        ("model", b"second", "2 model layers"),
     ],
 )
 def test_malformed_layers_are_typed(store: Store, folder: Path, kind: str, data: bytes, match: str) -> None:
     stored = with_layer(store, folder, kind, data)
     with pytest.raises(CacheUnusableError, match=match):
         load_model(store, stored)
+
+
+def test_a_second_model_layer_must_be_a_part_of_the_first(store: Store, folder: Path) -> None:
+    with pytest.raises(NotGGUFError):
+        load_model(store, with_layer(store, folder, "model", b"second"))
+    with pytest.raises(InvalidGGUFError, match="split.count"):
+        load_model(store, with_layer(store, folder, "model", (folder / "tiny.gguf").read_bytes()))
+    base = make(store, folder, "FROM tiny.gguf").manifest
+    none = store.write_manifest(ModelName.parse("z"), build_manifest(base.config, [layer("system", Digest.of(b""), 0)]))
+    with pytest.raises(CacheUnusableError, match="no model layer"):
+        load_model(store, none, verify=False)
 
 
 def test_legacy_and_unknown_layers(store: Store, folder: Path) -> None:

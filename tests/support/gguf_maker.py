@@ -142,17 +142,19 @@ def make_gguf(
     chat_template: str | None = CHATML,
     pooling_type: int | None = None,
     ends: bool = False,
+    split_tensors: int = 0,
 ) -> Path:
     """Write a GGUF file of F32 random weights to `path` and return `path`.
 
     `vocab` counts all tokens (≥ 300: three control tokens, 256 bytes, letter pairs). `pooling_type` makes it look like
-    an embedding model. `ends` lets the end token win sometimes. With the defaults the file is about 0.4 MB. Raises
-    ValueError for sizes that do not fit together.
+    an embedding model. `ends` lets the end token win sometimes. With `split_tensors` the model is split into parts of that
+    many tensors, `stem-00001-of-0000N.gguf` and so on, and the first part's path is returned. With the defaults the file
+    is about 0.4 MB. Raises ValueError for sizes that do not fit together.
     """
     if vocab < MIN_VOCAB or embedding % heads or heads % kv_heads:
         raise ValueError(f"vocab must be ≥ {MIN_VOCAB}, embedding a multiple of heads, heads a multiple of kv_heads")
     rng = np.random.default_rng(seed)
-    writer = gguf.GGUFWriter(str(path), "llama")
+    writer = gguf.GGUFWriter(str(path), "llama", split_max_tensors=split_tensors)
     writer.add_name(name)
     _write_hyperparameters(writer, layers, embedding, heads, kv_heads, feed_forward, context_length, vocab)
     tokens = _write_vocabulary(writer, tokenizer, vocab)
@@ -169,4 +171,4 @@ def make_gguf(
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()
     writer.close()
-    return path
+    return min(path.parent.glob(f"{path.stem}-00001-of-*.gguf"), default=path) if split_tensors else path

@@ -37,14 +37,16 @@ def main(argv: Sequence[str]) -> int:
     logs.setup("collector")
     file: Path | None = arguments.termination_message
     try:
-        live = _read_live(arguments.live, arguments.allow_empty)
-        found = collect(Store(arguments.models), live, arguments.min_age, dry_run=arguments.dry_run)
+        live = None if arguments.all_names else _read_live(arguments.live, arguments.allow_empty)
+        found = collect(
+            Store(arguments.models), live, arguments.min_age, quota=arguments.quota, dry_run=arguments.dry_run
+        )
     except (StoreError, OSError) as failure:
         error = failure if isinstance(failure, StoreError) else from_os_error(failure, "using", arguments.models)
         event = {"event": "error", "reason": error.reason, "message": str(error), "retryable": error.retryable}
         conclude(event, file)
         return EXIT_RETRY if error.retryable else EXIT_REFUSED
-    _report(found, arguments.dry_run, file)
+    _report(found, arguments, file)
     return 0
 
 
@@ -53,8 +55,13 @@ def _parser() -> argparse.ArgumentParser:
         prog="paddock-runner collect", description="Remove what no live digest and no name needs.", allow_abbrev=False
     )
     parser.add_argument("--models", type=Path, required=True, metavar="DIR", help="the model folder")
+    needed = parser.add_mutually_exclusive_group(required=True)
+    needed.add_argument(
+        "--live", metavar="FILE|-|env:NAME", help='the digests that are needed: {"digests":["sha256:…"]}'
+    )
+    needed.add_argument("--all-names", action="store_true", help="needed is what has a name; for one machine")
     parser.add_argument(
-        "--live", required=True, metavar="FILE|-|env:NAME", help='the digests that are needed: {"digests":["sha256:…"]}'
+        "--quota", type=_bytes, metavar="BYTES", help="remove models only until the rest fits, oldest use first"
     )
     parser.add_argument(
         "--min-age", type=_seconds, default=MIN_AGE_SECONDS, metavar="SECONDS", help="spare what is younger (3600)"
@@ -72,6 +79,13 @@ def _seconds(text: str) -> float:
     return value
 
 
+def _bytes(text: str) -> int:
+    value = int(text)
+    if not 0 <= value < 1 << 63:
+        raise argparse.ArgumentTypeError("must be 0 to 2^63-1 bytes")
+    return value
+
+
 def _read_live(where: str, allow_empty: bool) -> frozenset[Digest]:
     try:
         live = parse_live(read_input(where, MAX_LIVE_BYTES))
@@ -86,11 +100,20 @@ def _read_live(where: str, allow_empty: bool) -> frozenset[Digest]:
     return live
 
 
-def _report(found: Collection, dry_run: bool, file: Path | None) -> None:
-    if dry_run:
+def _report(found: Collection, arguments: argparse.Namespace, file: Path | None) -> None:
+    if arguments.dry_run:
         for name in found.names:
             say({"event": "would-remove", "name": name.full})
         for blob in found.blobs:
             say({"event": "would-remove", "digest": str(blob.digest), "bytes": blob.size})
-    numbers = {"pins": len(found.names), "blobs": len(found.blobs), "bytes": found.size}
-    conclude({"event": "collected", **numbers, **({"dryRun": True} if dry_run else {})}, file)
+    event: dict[str, object] = {
+        "event": "collected",
+        "pins": len(found.names),
+        "blobs": len(found.blobs),
+        "bytes": found.size,
+    }
+    if arguments.quota is not None:
+        event |= {"staying": found.staying, "over": max(found.staying - arguments.quota, 0)}
+    if arguments.dry_run:
+        event["dryRun"] = True
+    conclude(event, file)

@@ -87,6 +87,7 @@ class Front:
         self._app = build_waiting_app(self._room, self._beside)
         self._engine: EngineClient | None = None
         self._runner: Runner | None = None
+        self._search = Search(self._models, self._digest)
         self._lines = StateLines(self._status)
         if config.anonymous:
             log.warning("anonymous is true: whoever reaches this port may use the model")
@@ -116,11 +117,12 @@ class Front:
             await asyncio.gather(*tasks, return_exceptions=True)
             if self._engine is not None:
                 await self._engine.close()
+            self._search.close()
             await self._templates.close()
 
     async def _serve_when_there(self) -> None:
         try:
-            await self._start(*await Search(self._models, self._digest).until_found(self._waits))
+            await self._start(*await self._search.until_found(self._waits))
         except GenerationError:
             raise
         except Exception:
@@ -135,7 +137,8 @@ class Front:
 
     async def _start(self, store: Store, stored: StoredManifest, files: ModelFiles) -> None:
         config = self._file.value
-        self._engine = EngineClient(files.model_path, config.record, queue_depth=config.queue_depth, observer=self)
+        model = files.split_paths or files.model_path
+        self._engine = EngineClient(model, config.record, queue_depth=config.queue_depth, observer=self)
         runner = Runner(self._engine, self._file, model_facts(store, stored, files), self._templates, self._metrics)
         runner.draining = self._room.draining
         self._runner, self._app = runner, build_app(runner)

@@ -1,4 +1,4 @@
-"""`paddock-runner store`: create, list, show, rm and cp on a model folder, with JSON on stdout.
+"""`paddock-runner store`: create, list, show, rm, cp, du and verify on a model folder, with JSON on stdout.
 
 Called by `paddock_runner.__main__`, which the `paddock` command starts as a child. Output and failures are described in
 docs/reference/contracts.md.
@@ -15,24 +15,26 @@ from pathlib import Path
 from typing import Any
 
 from paddock_runner import logs
+from paddock_runner.commands.store_verify import verify_command
 from paddock_runner.core.modelfile import MAX_MODELFILE_BYTES, ModelfileError, parse_modelfile
 from paddock_runner.core.names import PIN_HOST, InvalidNameError, ModelName
 from paddock_runner.parent import die_with_parent
 from paddock_runner.store.create import create
 from paddock_runner.store.errors import CacheUnusableError, StoreError, from_os_error
-from paddock_runner.store.show import show, tags
+from paddock_runner.store.show import facts, show, tags
 from paddock_runner.store.store import Store
+from paddock_runner.store.usage import usage
 
 EXIT_FAILED = 1
 
 
 def main(argv: Sequence[str]) -> int:
-    """Run the command; returns 0, or 1 after printing `{"error","reason"}`."""
+    """Run the command; returns 0, or 1 after printing `{"error","reason"}` or what is damaged."""
     arguments = _parser().parse_args(argv)
     die_with_parent()
     logs.setup("store")
     try:
-        arguments.run(Store(arguments.models), arguments)
+        return int(arguments.run(Store(arguments.models), arguments) or 0)
     except StoreError as error:
         return _fail(str(error), error.reason)
     except OSError as error:
@@ -42,13 +44,12 @@ def main(argv: Sequence[str]) -> int:
         return _fail(str(error), "InvalidName")
     except ModelfileError as error:
         return _fail(str(error), "InvalidModelfile")
-    return 0
 
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="paddock-runner store", description="Work on a model folder.")
     parser.add_argument("--models", type=Path, required=True, metavar="DIR", help="the model folder")
-    verbs = parser.add_subparsers(required=True, metavar="create|list|show|rm|cp")
+    verbs = parser.add_subparsers(required=True, metavar="create|list|show|rm|cp|du|verify")
     making = verbs.add_parser("create", help="make a model from a Modelfile")
     making.add_argument("name")
     making.add_argument("-f", "--file", type=Path, required=True, metavar="MODELFILE")
@@ -56,6 +57,7 @@ def _parser() -> argparse.ArgumentParser:
     verbs.add_parser("list", help="all models").set_defaults(run=_list)
     showing = verbs.add_parser("show", help="one model")
     showing.add_argument("name")
+    showing.add_argument("--verbose", action="store_true", help="also each blob, and what keeps the model")
     showing.set_defaults(run=_show)
     removing = verbs.add_parser("rm", help="remove names")
     removing.add_argument("names", nargs="+")
@@ -64,6 +66,11 @@ def _parser() -> argparse.ArgumentParser:
     copying.add_argument("source")
     copying.add_argument("target")
     copying.set_defaults(run=_copy)
+    verbs.add_parser("du", help="what the bytes are for").set_defaults(run=_usage)
+    verifying = verbs.add_parser("verify", help="hash everything again; what is damaged is moved away")
+    verifying.add_argument("names", nargs="*", help="these models only")
+    verifying.add_argument("--repair", action="store_true", help="fetch again what is damaged or missing")
+    verifying.set_defaults(run=_verify)
     return parser
 
 
@@ -104,7 +111,16 @@ def _list(store: Store, arguments: argparse.Namespace) -> None:
 
 
 def _show(store: Store, arguments: argparse.Namespace) -> None:
-    _print(show(store, _name(arguments.name)))
+    name = _name(arguments.name)
+    _print(show(store, name) | (facts(store, name) if arguments.verbose else {}))
+
+
+def _usage(store: Store, arguments: argparse.Namespace) -> None:
+    _print(usage(store))
+
+
+def _verify(store: Store, arguments: argparse.Namespace) -> int:
+    return verify_command(store, [_name(text) for text in arguments.names], arguments.repair, _print)
 
 
 def _unpin_last(store: Store, name: ModelName) -> None:

@@ -79,7 +79,9 @@ def _place(error: Exception) -> str:
 def _parse(arguments: list[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m paddock_runner.engine.child", allow_abbrev=False)
     parser.add_argument("--fd", type=int, required=True, help="number of the inherited socket")
-    parser.add_argument("--model", type=Path, required=True, help="GGUF file")
+    parser.add_argument(
+        "--model", type=Path, action="append", required=True, help="GGUF file; given again for each part of a split one"
+    )
     parser.add_argument("--parent", type=int, required=True, help="process id that must be alive")
     parser.add_argument("--log-level", default="info", help="least level written to stderr")
     return parser.parse_args(arguments)

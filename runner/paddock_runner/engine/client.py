@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 import itertools
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Protocol
@@ -51,12 +51,12 @@ class EngineClient:
 
     Read `state`, `reason`, `vocab`, `memory`, `ready` (threads, flash attention, cells), `restarts`,
     `oom_kills`, `stats` (last step), `last_load_seconds`, `open_requests`, `pid`.
-    `queue_depth` may be changed at any time.
+    `model` is a GGUF file, or all parts of a split one in order. `queue_depth` may be changed at any time.
     """
 
     def __init__(
         self,
-        model_path: Path,
+        model: Path | Sequence[Path],
         record: EngineRecord,
         *,
         queue_depth: int = 64,
@@ -68,7 +68,8 @@ class EngineClient:
         self.last_load_seconds: float | None = None
         self._record = record
         self._observer = observer
-        self._supervisor = EngineSupervisor(model_path, record, self, timings or EngineTimings())
+        paths = (model,) if isinstance(model, Path) else tuple(model)
+        self._supervisor = EngineSupervisor(paths, record, self, timings or EngineTimings())
         self._handles = itertools.count(1)
         self._streams: dict[int, Stream] = {}
         self._closed = False

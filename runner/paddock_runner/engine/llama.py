@@ -6,6 +6,8 @@ abort the whole process on a bad file or text; nothing here tries to prevent tha
 
 from __future__ import annotations
 
+import ctypes
+import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, cast
@@ -33,9 +35,12 @@ _LOAD_MODES = {(False, False): 0, (True, False): 1, (False, True): 2, (True, Tru
 class LlamaBackend:
     """`engine.backend.Backend` on llama.cpp. One for each process: the library keeps global state."""
 
-    def __init__(self, model_path: Path, log: LogCapture) -> None:
-        """Load the vocabulary. Raises BackendError with llama.cpp's words."""
-        self._path = str(model_path).encode()
+    def __init__(self, model_paths: Sequence[Path], log: LogCapture) -> None:
+        """Load the vocabulary of a file, or of all parts of a split one in order.
+
+        Raises BackendError with llama.cpp's words.
+        """
+        self._paths = [os.fsencode(path) for path in model_paths]
         self._log = log
         log.install()
         api.llama_backend_init()
@@ -119,7 +124,12 @@ class LlamaBackend:
         return list(np.ctypeslib.as_array(pointer, shape=(count, self.vocab.size)))
 
     def _load_model(self, params: Any) -> Any:
-        model = api.llama_model_load_from_file(self._path, params)
+        if len(self._paths) == 1:
+            model = api.llama_model_load_from_file(self._paths[0], params)
+        else:
+            # By their paths: llama.cpp would find the other parts by their names, and blobs have none.
+            parts = (ctypes.c_char_p * len(self._paths))(*self._paths)
+            model = api.llama_model_load_from_splits(parts, len(self._paths), params)
         if not model:
             raise BackendError(f"the model does not load: {self._last_words()}")
         return model

@@ -14,6 +14,7 @@ import signal
 import socket
 import sys
 from collections import deque
+from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 
@@ -59,12 +60,15 @@ class EngineProcess:
         self._log_task = asyncio.create_task(self._forward_log())
 
     @classmethod
-    async def spawn(cls, model_path: Path) -> EngineProcess:
-        """Start a child for `model_path`. Raises OSError when the system refuses another process."""
+    async def spawn(cls, model_paths: Sequence[Path]) -> EngineProcess:
+        """Start a child for a model file, or all parts of a split one.
+
+        Raises OSError when the system refuses another process.
+        """
         ours, theirs = socket.socketpair()
         try:
             process = await asyncio.create_subprocess_exec(
-                *_command(theirs.fileno(), model_path),
+                *_command(theirs.fileno(), model_paths),
                 pass_fds=(theirs.fileno(),),
                 stdin=asyncio.subprocess.DEVNULL,
                 stdout=asyncio.subprocess.DEVNULL,
@@ -161,10 +165,11 @@ def parse_log_line(line: str) -> tuple[int, str]:
     return logging.WARNING, line
 
 
-def _command(fd: int, model_path: Path) -> list[str]:
+def _command(fd: int, model_paths: Sequence[Path]) -> list[str]:
     level = logging.getLevelName(logger.getEffectiveLevel()).lower()
-    options = ["--fd", str(fd), "--model", str(model_path), "--parent", str(os.getpid()), "--log-level", level]
-    return [sys.executable, "-P", "-m", "paddock_runner.engine.child", *options]
+    options = ["--fd", str(fd), "--parent", str(os.getpid()), "--log-level", level]
+    files = [text for path in model_paths for text in ("--model", str(path))]
+    return [sys.executable, "-P", "-m", "paddock_runner.engine.child", *options, *files]
 
 
 def _describe_exit(code: int, tail: str) -> str:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -58,7 +59,9 @@ class EngineSupervisor:
     Call `start`, `unload`, `wait_…`, `close`.
     """
 
-    def __init__(self, model_path: Path, record: EngineRecord, owner: Supervised, timings: EngineTimings) -> None:
+    def __init__(
+        self, model_paths: Sequence[Path], record: EngineRecord, owner: Supervised, timings: EngineTimings
+    ) -> None:
         self.state: EngineState = "starting"  # also before the first start: nothing is loaded yet
         self.reason = ""
         self.vocab: VocabFacts | None = None
@@ -67,7 +70,7 @@ class EngineSupervisor:
         self.oom_kills = 0
         self.process: EngineProcess | None = None
         self._retry_at = 0.0
-        self._model_path = model_path
+        self._model_paths = model_paths
         self._record = record
         self._owner = owner
         self._timings = timings
@@ -151,7 +154,7 @@ class EngineSupervisor:
         """Returns why it ended."""
         self._set_state("starting")
         try:
-            process = await EngineProcess.spawn(self._model_path)
+            process = await EngineProcess.spawn(self._model_paths)
         except OSError as error:
             self._failed_loads += 1
             return f"the engine process does not start: {error}"

@@ -1,7 +1,8 @@
 """Garbage collection of a model folder: see everything under one lock, let the core decide, remove roots, then blobs.
 
 Called by `commands.collect`. While it runs nobody writes (`Store.writing`); readers keep what they have open. Killed at
-any point it leaves unreferenced blobs at worst, never a manifest without its blobs.
+any point it leaves unreferenced blobs at worst, never a manifest without its blobs. What somebody serves is held by a
+lock (`store.hold`) and stays, whatever the list of live digests says.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ import os
 import stat
 import time
 from collections.abc import Iterator, Set
+from contextlib import ExitStack, closing
 from pathlib import Path
 
 from paddock_runner.core.collection import Collection, HeldBlob, Root, plan_collection
@@ -18,35 +20,83 @@ from paddock_runner.core.manifest import MAX_MANIFEST_BYTES, InvalidManifestErro
 from paddock_runner.core.names import PIN_HOST, InvalidNameError, ModelName
 from paddock_runner.store.errors import CacheUnusableError, NotFoundError
 from paddock_runner.store.files import os_errors, read_bounded
+from paddock_runner.store.hold import take_for_removal
+from paddock_runner.store.known import forget_missing
 from paddock_runner.store.store import Store
 
 PARTIAL_SECONDS = 24 * 3600.0
+QUARANTINE_SECONDS = 7 * 24 * 3600.0
 _MAX_DEPTH = 8
 
 
-def collect(store: Store, live: Set[Digest], min_age: float, *, dry_run: bool = False) -> Collection:
-    """Remove what neither a live digest nor somebody's name needs; returns what went (or would, with `dry_run`).
+def collect(
+    store: Store, live: Set[Digest] | None, min_age: float, *, quota: int | None = None, dry_run: bool = False
+) -> Collection:
+    """Remove what neither a live digest, somebody's name nor a running model needs.
 
-    `live` are manifest digests, `min_age` is in seconds. Raises CacheUnusableError, with nothing removed, if any
-    manifest cannot be read; ReadOnlyError; LockTimeoutError while somebody writes for minutes.
+    `live` are manifest digests, None stands for those of all names; `min_age` is in seconds; with `quota` (bytes)
+    models go only until the rest fits, oldest use first. Returns what went, or would with `dry_run`. Raises
+    CacheUnusableError, with nothing removed, if any manifest cannot be read; ReadOnlyError; LockTimeoutError while
+    somebody writes for minutes.
     """
     if not store.path.is_dir():
         raise CacheUnusableError(f"{store.path} is not a folder")
-    with store.collecting():
+    with store.collecting(), ExitStack() as locks:
         now = time.time()
-        found = plan_collection(_roots(store, now), _blobs(store, now), live, min_age)
+        roots, blobs = _roots(store, now), tuple(_blobs(store, now))
+        needed = {root.digest for root in roots if not root.is_own} if live is None else live
+        found = _plan(store, roots, blobs, needed, min_age, quota, locks)
         if not dry_run:
-            _remove(store, found)
+            _remove(store, found, now)
     return found
 
 
-def _remove(store: Store, found: Collection) -> None:
+def _plan(
+    store: Store,
+    roots: list[Root],
+    blobs: tuple[HeldBlob, ...],
+    live: Set[Digest],
+    min_age: float,
+    quota: int | None,
+    locks: ExitStack,
+) -> Collection:
+    """The collection whose every root is locked: nobody serves it, nobody begins to before it is gone."""
+    digests = {root.name: root.digest for root in roots if root.name is not None}
+    taken: set[ModelName] = set()
+    while True:
+        found = plan_collection(roots, blobs, live, min_age, quota)
+        served: set[Digest] = set()
+        for name in set(found.names) - taken:
+            lock = take_for_removal(store, name)
+            if lock is None:
+                served.add(digests[name])
+            else:
+                locks.enter_context(closing(lock))
+                taken.add(name)
+        if not served:
+            return found
+        live = live | served
+
+
+def _remove(store: Store, found: Collection, now: float) -> None:
     for name in found.names:
         store.remove_root(name)
     for blob in found.blobs:
         store.remove_blob(blob.digest)
     store.remove_stray_markers()
     store.sweep(PARTIAL_SECONDS)
+    forget_missing(store)
+    _empty_quarantine(store.path / ".paddock" / "quarantine", now - QUARANTINE_SECONDS)
+
+
+def _empty_quarantine(folder: Path, before: float) -> None:
+    if not folder.is_dir():
+        return
+    with os_errors("deleting", folder), os.scandir(folder) as entries:
+        for entry in entries:
+            # Its bytes' own times are old; the rename into the folder moved ctime.
+            if entry.stat(follow_symlinks=False).st_ctime < before:
+                os.unlink(entry.path)
 
 
 def _roots(store: Store, now: float) -> list[Root]:
@@ -115,5 +165,7 @@ def _blobs(store: Store, now: float) -> Iterator[HeldBlob]:
 
 
 def _age(status: os.stat_result, now: float) -> float:
-    # The later of the two: a finished download keeps its bytes' time and is renamed just before it is needed.
-    return now - max(status.st_mtime, status.st_ctime)
+    # The later of the two: a finished download keeps its bytes' time and is renamed just before it is needed. A time
+    # to come says nothing (a copied mtime, a clock that was set back); with no other the file counts as new.
+    past = [time for time in (status.st_mtime, status.st_ctime) if time <= now]
+    return now - max(past, default=now)

@@ -44,15 +44,20 @@ def known_digest(store: Store, status: os.stat_result) -> Digest | None:
     facts = facts_of(status)
     try:
         value = json.loads(read_bounded(_known_path(store, facts), _MAX_BYTES))
-        return Digest.parse(value.pop("digest", None)) if value.pop("version") == 1 and value == facts else None
-    except (StoreError, ValueError, LookupError, AttributeError, TypeError):
+        digest = Digest.parse(value["digest"])
+    except (StoreError, ValueError, LookupError, TypeError):
         return None
+    return digest if value == _record(facts, digest) else None
+
+
+def _record(facts: dict[str, int], digest: Digest) -> dict[str, object]:
+    return {"version": 1, "digest": str(digest), **facts}
 
 
 def remember(store: Store, status: os.stat_result, digest: Digest) -> None:
     """Note that the file with these facts hashes to `digest`; nothing happens where nothing can be written."""
     facts = facts_of(status)
-    data = json.dumps({"version": 1, "digest": str(digest), **facts}, separators=(",", ":")).encode()
+    data = json.dumps(_record(facts, digest), separators=(",", ":")).encode()
     with contextlib.suppress(StoreError):
         atomic_write(_known_path(store, facts), data, store.path / ".paddock" / "tmp")
 

@@ -85,6 +85,10 @@ def place(
             raise DigestMismatchError(str(path), digest, known)
         if known is not None and store.has_verified(known):
             return _held(store, known, check, progress)
+        if digest is not None and _is_blob(store, digest, handle):
+            # Linked before, and a link more or less moved its time: another link would do so again.
+            store.verify_blob(digest, progress)
+            return _held(store, digest, check, None)
         placed = _bring(store, _Source(handle, path, progress), digest, placement, check)
         remember(store, os.fstat(handle), placed.digest)
         return placed
@@ -105,6 +109,13 @@ def _open(store: Store, path: Path) -> int:
         os.close(handle)
         raise CacheUnusableError(f"{path} lies behind a symbolic link, really at {real}; give that path")
     return handle
+
+
+def _is_blob(store: Store, digest: Digest, handle: int) -> bool:
+    try:
+        return os.path.samestat(store.blob_path(digest).lstat(), os.fstat(handle))
+    except OSError:
+        return False
 
 
 def _held(store: Store, digest: Digest, check: Check | None, progress: Progress | None) -> Placed:
@@ -177,7 +188,9 @@ def _copy(store: Store, source: _Source, digest: Digest | None, check: Check | N
 
 
 def _link(source: int, target: Path) -> int:
-    os.link(f"/proc/self/fd/{source}", target, follow_symlinks=True)
+    # The very file that is open, whatever its name leads to by now. A folder's descriptor makes Python call linkat(2),
+    # which follows this link; for an absolute path it is not looked at.
+    os.link(f"/proc/self/fd/{source}", target, src_dir_fd=source, follow_symlinks=True)
     return os.dup(source)
 
 

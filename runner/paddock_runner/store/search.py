@@ -13,6 +13,7 @@ from pathlib import Path
 
 from paddock_runner.core.digest import Digest
 from paddock_runner.store.errors import CacheUnusableError, NotFoundError, StoreError, from_os_error
+from paddock_runner.store.hold import Hold, hold
 from paddock_runner.store.manifests import StoredManifest
 from paddock_runner.store.model import ModelFiles, load_model
 from paddock_runner.store.store import Store
@@ -26,7 +27,10 @@ Found = tuple[Store, StoredManifest, ModelFiles]
 
 
 class Search:
-    """Looks for `digest` in `store`; use `until_found` once."""
+    """Looks for `digest` in `store`; use `until_found` once.
+
+    What it found is held until `close`, so that no collector removes it.
+    """
 
     def __init__(self, path: Path, digest: Digest) -> None:
         self._store = Store(path)
@@ -35,6 +39,13 @@ class Search:
         self._again_at = 0.0
         self._problem = ABSENT
         self._stopped = False
+        self._hold: Hold | None = None
+
+    def close(self) -> None:
+        """The model is not used any more."""
+        self._stopped = True
+        if self._hold is not None:
+            self._hold.close()
 
     async def until_found(self, on_problem: Callable[[str], None]) -> Found:
         """The model, verified. `on_problem` gets each new reason why it is not there yet."""
@@ -69,12 +80,19 @@ class Search:
         return self._load(stored, marks)
 
     def _load(self, stored: StoredManifest, marks: object) -> Found | None:
+        held: Hold | None = None
         try:
-            return self._store, stored, load_model(self._store, stored, progress=self._still_wanted)
+            # First: what is verified under the lock stays.
+            held = hold(self._store, stored)
+            files = load_model(self._store, stored, progress=self._still_wanted)
+            self._hold = held
+            return self._store, stored, files
         except (StoreError, OSError) as failure:
             error = failure if isinstance(failure, StoreError) else from_os_error(failure, "reading", self._store.path)
             self._seen, self._problem = marks, _told(error)
             self._again_at = time.monotonic() + RECHECK_SECONDS
+            if held is not None:
+                held.close()
             return None
 
     def _still_wanted(self, digest: Digest, done: int, total: int) -> None:

@@ -9,11 +9,13 @@ import math
 from datetime import UTC, datetime
 from typing import Any
 
+from paddock_runner.core.digest import Digest
+from paddock_runner.core.manifest import Layer
 from paddock_runner.core.modelfile import Modelfile, format_modelfile, format_parameters
 from paddock_runner.core.names import ModelName
 from paddock_runner.store.errors import StoreError
 from paddock_runner.store.gguf import GGUFHeader, capabilities, read_gguf
-from paddock_runner.store.manifests import StoredManifest
+from paddock_runner.store.manifests import StoredManifest, pin_name
 from paddock_runner.store.model import ModelFiles, load_model, model_paths, read_config
 from paddock_runner.store.store import Store
 
@@ -87,6 +89,43 @@ def show(store: Store, name: ModelName) -> dict[str, Any]:
         ],
         "capabilities": files.details["capabilities"],
         "modified_at": rfc3339(files.modified_at),
+    }
+
+
+def facts(store: Store, name: ModelName) -> dict[str, Any]:
+    """What a verbose `show` adds: the manifest and each of its blobs. Sizes in bytes. Raises NotFoundError.
+
+    `verified` means that a marker fits; `links` counts the names that the file has on its volume.
+    """
+    stored = store.manifest(name)
+    return {
+        "digest": stored.digest.hex,
+        "size": stored.manifest.size,
+        "pinned": _is_pinned(store, stored.digest),
+        "blobs": [_blob(store, layer) for layer in stored.manifest.blobs],
+    }
+
+
+def _is_pinned(store: Store, digest: Digest) -> bool:
+    try:
+        return store.manifest(pin_name(digest)).digest == digest
+    except StoreError:
+        return False
+
+
+def _blob(store: Store, layer: Layer) -> dict[str, Any]:
+    path = store.blob_path(layer.digest)
+    found: dict[str, Any] = {"role": layer.kind or layer.media_type, "digest": str(layer.digest), "size": layer.size}
+    try:
+        status = path.lstat()
+    except OSError:
+        return {**found, "missing": True}
+    return {
+        **found,
+        "path": str(path),
+        "verified": store.has_verified(layer.digest),
+        "links": status.st_nlink,
+        "modified_at": rfc3339(status.st_mtime),
     }
 
 
