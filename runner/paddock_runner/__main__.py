@@ -49,8 +49,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     if os.getpid() == 1:
         # The kernel ignores what process 1 does not handle; imports take a while, and then each command has its own.
         signal.signal(signal.SIGTERM, lambda number, frame: os._exit(EXIT_TERMINATED))
-    module = importlib.import_module(f"paddock_runner.commands.{arguments[0].replace('-', '_')}")
-    return int(module.main(arguments[1:]))
+    module_name, function = ENTRIES.get(arguments[0], (arguments[0].replace("-", "_"), "main"))
+    module = importlib.import_module(f"paddock_runner.commands.{module_name}")
+    return int(getattr(module, function)(arguments[1:]))
 
 
 if __name__ == "__main__":
