@@ -34,10 +34,20 @@ class UnauthorizedError(StoreError):
 
 
 class NetworkError(StoreError):
-    """The transfer failed; `retryable` unless the server said that trying again is useless."""
+    """The transfer failed; `retryable` unless the server said that trying again is useless.
+
+    `retry_after`: seconds that the server asks to wait, None if it does not say.
+    """
 
     reason = "NetworkError"
 
-    def __init__(self, message: str, retryable: bool = True) -> None:
+    def __init__(self, message: str, retryable: bool = True, retry_after: float | None = None) -> None:
         super().__init__(message)
         self.retryable = retryable
+        self.retry_after = retry_after
+
+
+class OfflineError(StoreError):
+    """The network must not be used, and the cache does not hold what is asked for."""
+
+    reason = "Offline"
