@@ -13,7 +13,7 @@ import gguf
 import numpy as np
 import pytest
 from gguf.constants import GGML_QUANT_SIZES
-from tests.store.raw_gguf import ARRAY, BOOL, F32, F64, I32, STRING, U8, U32, U64, Raw, array, entry, tensor, text
+from tests.store.raw_gguf import ARRAY, BOOL, F32, F64, I32, STRING, U8, U16, U32, U64, Raw, array, entry, tensor, text
 from tests.support.gguf_maker import make_gguf
 
 from paddock_runner.store.errors import InvalidGGUFError, NotGGUFError, StoreError, TruncatedGGUFError
@@ -180,7 +180,7 @@ BAD: list[tuple[str, Callable[[], bytes], type[StoreError], str]] = [
     ("rope 4096", lambda: put(number("llama.rope.dimension_count", 4096)), InvalidGGUFError, "rope"),
     ("experts 5000", lambda: put(number("llama.expert_count", 5000)), InvalidGGUFError, "expert_count"),
     ("used without experts", lambda: put(number("llama.expert_used_count", 2)), InvalidGGUFError, "expert_used_count"),
-    ("split part", lambda: put(number("split.count", 3)), InvalidGGUFError, "3 parts"),
+    ("split part", lambda: put(number("split.count", 3, U16)), InvalidGGUFError, "3 parts"),
     ("no tokenizer", lambda: put({"tokenizer__ggml__model": None}), InvalidGGUFError, "tokenizer.ggml.model"),
     ("no tokens", lambda: put({"tokenizer__ggml__tokens": None}), InvalidGGUFError, TOKENS),
     ("empty tokens", lambda: put(arr(TOKENS, STRING, [])), InvalidGGUFError, TOKENS),
@@ -265,6 +265,7 @@ def test_details_of_a_generated_model(tmp_path: Path, tokenizer: Any) -> None:
         "format": "gguf",
         "family": "llama",
         "parameterSize": "162K",
+        "parameterCount": 162240,
         "quantization": "F32",
         "architecture": "llama",
         "contextLength": 4096,

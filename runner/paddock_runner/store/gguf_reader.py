@@ -1,14 +1,16 @@
-"""Bounded streaming reader of a GGUF header: turns bytes into raw entries without trusting any declared count.
+"""Bounded reader of a GGUF header: turns bytes into raw entries without trusting any declared count.
 
-Called by `gguf.read_gguf`. Every length is checked against the real file size before a byte is allocated; meaning is
-judged in `gguf_check`.
+Called by `gguf.read_gguf` and `gguf.read_gguf_from`. The bytes come through a `RangeReader`, so the header of a remote
+file is read by a few ranges. Every length is checked against the real file size before a byte is allocated; meaning is
+judged in `gguf_check`, `gguf_parameters` and `gguf_vocabulary`.
 """
 
 from __future__ import annotations
 
+import os
 import struct
 from dataclasses import dataclass
-from typing import BinaryIO
+from typing import Protocol
 
 from paddock_runner.store.errors import InvalidGGUFError, NotGGUFError, TruncatedGGUFError
 from paddock_runner.store.gguf_tables import ARRAY, DEFAULT_ALIGNMENT, MAGIC, SCALARS, STRING, UINT32, VERSIONS
@@ -20,26 +22,63 @@ MAX_KEY_BYTES = 65_535
 MAX_STRING_BYTES = 16 << 20
 MAX_TEMPLATE_BYTES = 1 << 20
 MAX_ARRAY_ELEMENTS = 16 << 20
+MAX_STRINGS = 8 << 20
+MAX_TOKENS = 2 << 20
 MAX_TENSOR_NAME_BYTES = 63
 MAX_DIMENSIONS = 4
 KEPT_ELEMENTS = 1024
 TOKENS_KEY = "tokenizer.ggml.tokens"
+TYPES_KEY = "tokenizer.ggml.token_type"
+CHARSMAP_KEY = "tokenizer.ggml.precompiled_charsmap"
 
-_CHUNK = 1 << 20
+_FIRST_CHUNK = 1 << 20
+_LAST_CHUNK = 16 << 20
+_KEPT_RAW = {TYPES_KEY: MAX_TOKENS, CHARSMAP_KEY: MAX_STRING_BYTES}
 _U32 = struct.Struct("<I")
 _U64 = struct.Struct("<Q")
 
 Scalar = int | float | bool | str
 
 
+class RangeReader(Protocol):
+    """Random access to the bytes of a file, local or remote."""
+
+    @property
+    def size(self) -> int:
+        """The length of the whole file in bytes."""
+
+    def read_at(self, offset: int, size: int) -> bytes:
+        """Up to `size` bytes from `offset`; fewer only at the end of the file. May raise a StoreError."""
+
+
+@dataclass(frozen=True, slots=True)
+class FileRange:
+    """A `RangeReader` over an open file; the file's own position stays where it is."""
+
+    descriptor: int
+    size: int
+
+    @classmethod
+    def of(cls, descriptor: int) -> FileRange:
+        """The whole file that is open as `descriptor`."""
+        return cls(descriptor, os.fstat(descriptor).st_size)
+
+    def read_at(self, offset: int, size: int) -> bytes:
+        return os.pread(self.descriptor, size, offset)
+
+
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """One key's value. For arrays `item_type` and `length` are set, and `value` is None unless the array is small."""
+    """One key's value. For arrays `item_type` and `length` are set, and `value` is None unless the array is small.
+
+    `raw` holds the stored bytes of the few arrays whose content is judged whatever their length.
+    """
 
     value_type: int
     value: Scalar | tuple[Scalar, ...] | None
     item_type: int | None = None
     length: int | None = None
+    raw: bytes | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,14 +102,16 @@ class RawHeader:
 
 
 class HeaderReader:
-    """Reads little-endian values from `stream`, whose real length is `size` bytes."""
+    """Reads little-endian values from `source`, in chunks that grow, so that a remote header takes few requests."""
 
-    def __init__(self, stream: BinaryIO, size: int) -> None:
-        self._stream = stream
-        self._size = size
+    def __init__(self, source: RangeReader) -> None:
+        self._source = source
+        self.size = source.size
         self._buffer = b""
         self._at = 0
         self._base = 0
+        self._chunk = _FIRST_CHUNK
+        self._strings_left = MAX_STRINGS
 
     @property
     def position(self) -> int:
@@ -79,17 +120,20 @@ class HeaderReader:
     def require(self, count: int, what: str) -> None:
         """Raise unless `count` more bytes exist in the file and in the header's budget."""
         end = self.position + count
-        if end > self._size:
-            raise TruncatedGGUFError(what, end, self._size)
+        if end > self.size:
+            raise TruncatedGGUFError(what, end, self.size)
         if end > MAX_HEADER_BYTES:
-            raise InvalidGGUFError(what, f"the header is larger than {MAX_HEADER_BYTES} bytes")
+            raise InvalidGGUFError(what, f"the header is larger than the limit of {MAX_HEADER_BYTES} bytes")
 
     def _fill(self, count: int, what: str) -> None:
         self.require(count, what)
         self._base += self._at
         rest = self._buffer[self._at :]
         self._at = 0
-        self._buffer = rest + self._stream.read(max(count - len(rest), _CHUNK))
+        start = self._base + len(rest)
+        wanted = min(max(count - len(rest), self._chunk), self.size - start)
+        self._buffer = rest + self._source.read_at(start, wanted)
+        self._chunk = min(2 * self._chunk, _LAST_CHUNK)
         if len(self._buffer) < count:
             raise TruncatedGGUFError(what, self._base + count, self._base + len(self._buffer))
 
@@ -103,7 +147,7 @@ class HeaderReader:
     def skip(self, count: int, what: str) -> None:
         self.require(count, what)
         while count:
-            count -= len(self.take(min(count, _CHUNK), what))
+            count -= len(self.take(min(count, _FIRST_CHUNK), what))
 
     def u32(self, what: str) -> int:
         return int(_U32.unpack(self.take(4, what))[0])
@@ -125,6 +169,9 @@ class HeaderReader:
 
     def strings(self, count: int, keep: bool, what: str) -> list[bytes]:
         """`count` strings; their bytes only if `keep`. Written for speed: vocabularies hold 262 144 tokens."""
+        self._strings_left -= count
+        if self._strings_left < 0:
+            raise InvalidGGUFError(what, f"its {count} strings bring the header over the limit of {MAX_STRINGS}")
         kept: list[bytes] = []
         unpack = _U64.unpack_from
         for _ in range(count):
@@ -142,10 +189,10 @@ class HeaderReader:
         return kept
 
 
-def read_raw_header(stream: BinaryIO, size: int) -> RawHeader:
+def read_raw_header(source: RangeReader) -> RawHeader:
     """Read magic, version, entries and tensor records. Raises NotGGUFError, TruncatedGGUFError, InvalidGGUFError."""
-    reader = HeaderReader(stream, size)
-    version = _read_version(reader, size)
+    reader = HeaderReader(source)
+    version = _read_version(reader)
     tensor_count = _count(reader, "tensor count", MAX_TENSORS, 24)
     entry_count = _count(reader, "key count", MAX_ENTRIES, 13)
     entries, tokens = _read_entries(reader, entry_count)
@@ -155,22 +202,20 @@ def read_raw_header(stream: BinaryIO, size: int) -> RawHeader:
     return RawHeader(version, entries, tokens, tensors, alignment, data_offset)
 
 
-def _read_version(reader: HeaderReader, size: int) -> int:
-    magic = reader.take(min(4, size), "magic")
+def _read_version(reader: HeaderReader) -> int:
+    magic = reader.take(min(4, reader.size), "magic")
     if magic != MAGIC:
-        hint = (
-            " (big-endian GGUF is not supported)"
-            if magic == MAGIC[::-1]
-            else " (the file is empty)"
-            if not magic
-            else ""
-        )
-        raise NotGGUFError(magic, hint)
+        swapped = " (big-endian GGUF is not supported)" if magic == MAGIC[::-1] else ""
+        raise NotGGUFError(magic, swapped if magic else " (the file is empty)")
     version = reader.u32("version")
     if version & 0xFFFF == 0 and version:
-        raise InvalidGGUFError("version", "big-endian files are not supported")
+        swapped_version = int.from_bytes(version.to_bytes(4, "little"), "big")
+        raise InvalidGGUFError(
+            "version",
+            f"big-endian files are not supported (version {swapped_version} with swapped bytes)",
+        )
     if version not in VERSIONS:
-        raise InvalidGGUFError("version", f"{version} is not supported; convert the file to version 3")
+        raise InvalidGGUFError("version", f"{version} is not supported, allowed are 2 and 3; convert the file again")
     return version
 
 
@@ -217,16 +262,23 @@ def _read_array(reader: HeaderReader, key: str, shown: str, tokens: list[bytes])
     item_type, length = reader.u32(shown), reader.u64(shown)
     if item_type != STRING and item_type not in SCALARS:
         raise InvalidGGUFError(shown, f"is an array of the unsupported type {item_type} (arrays of arrays are refused)")
-    if length > MAX_ARRAY_ELEMENTS:
-        raise InvalidGGUFError(shown, f"has {length} elements, the limit is {MAX_ARRAY_ELEMENTS}")
+    limit = MAX_TOKENS if key == TOKENS_KEY else MAX_ARRAY_ELEMENTS
+    if length > limit:
+        raise InvalidGGUFError(shown, f"has {length} elements, the limit is {limit}")
     if item_type == STRING:
         return Entry(ARRAY, _string_array(reader, key, shown, length, tokens), item_type, length)
+    return _number_array(reader, key, shown, item_type, length)
+
+
+def _number_array(reader: HeaderReader, key: str, shown: str, item_type: int, length: int) -> Entry:
     code, width = SCALARS[item_type]
     reader.require(length * width, shown)
-    if length > KEPT_ELEMENTS:
-        reader.skip(length * width, shown)
-        return Entry(ARRAY, None, item_type, length)
-    return Entry(ARRAY, struct.unpack(f"<{length}{code}", reader.take(length * width, shown)), item_type, length)
+    if length <= _KEPT_RAW.get(key, KEPT_ELEMENTS):
+        raw = reader.take(length * width, shown)
+        value = struct.unpack(f"<{length}{code}", raw) if length <= KEPT_ELEMENTS else None
+        return Entry(ARRAY, value, item_type, length, raw if key in _KEPT_RAW else None)
+    reader.skip(length * width, shown)
+    return Entry(ARRAY, None, item_type, length)
 
 
 def _string_array(
@@ -246,7 +298,7 @@ def _alignment(entries: dict[str, Entry]) -> int:
         return DEFAULT_ALIGNMENT
     value = entry.value
     if entry.value_type != UINT32 or not isinstance(value, int) or not 8 <= value <= 65_536 or value & (value - 1):
-        raise InvalidGGUFError("general.alignment", "must be a 32-bit power of two from 8 to 65536")
+        raise InvalidGGUFError("general.alignment", f"{value} must be a 32-bit power of two from 8 to 65536")
     return value
 
 

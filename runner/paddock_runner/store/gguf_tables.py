@@ -5,6 +5,9 @@ Used by the header reader and its checks. `tests/store` compares the tensor tabl
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
 MAGIC = b"GGUF"
 VERSIONS = (2, 3)
 DEFAULT_ALIGNMENT = 32
@@ -23,7 +26,7 @@ SCALARS = {
     11: ("q", 8),
     12: ("d", 8),
 }
-UINT32, INT32, FLOAT32, BOOL, STRING, ARRAY = 4, 5, 6, 7, 8, 9
+UINT8, INT8, UINT16, INT16, UINT32, INT32, FLOAT32, BOOL, STRING, ARRAY = range(10)
 
 # Tensor type: (name, elements per block, bytes per block). Codes that are absent were removed from the format.
 TENSOR_TYPES = {
@@ -105,7 +108,7 @@ FILE_TYPES = {
 }
 
 _ARCHITECTURES = """
-    clip llama llama4 deci falcon grok gpt2 gptj gptneox mpt baichuan starcoder refact bert modern-bert
+    clip llama llama4 deci falcon grok gpt2 gptneox mpt baichuan starcoder refact bert modern-bert
     nomic-bert nomic-bert-moe neo-bert jina-bert-v2 jina-bert-v3 eurobert bloom stablelm qwen qwen2 qwen2moe
     qwen2vl qwen3 qwen3moe qwen3next qwen3vl qwen3vlmoe qwen35 qwen35moe qwen4exp phi2 phi3 phimoe plamo plamo2
     plamo3 codeshell orion internlm2 minicpm minicpm3 gemma gemma2 gemma3 gemma3n gemma4 gemma4-assistant
@@ -121,5 +124,51 @@ _ARCHITECTURES = """
 """
 ARCHITECTURES = frozenset(_ARCHITECTURES.split())
 
-# Architectures without attention, where head counts are absent or zero.
-RECURRENT = frozenset({"mamba", "mamba2", "rwkv6", "rwkv6qwen2", "rwkv7", "arwkv7"})
+
+@dataclass(frozen=True, slots=True)
+class TokenizerDefaults:
+    """What llama.cpp assumes of a tokenizer: special ids, and whether a prompt begins and ends with one of them.
+
+    `added` is false for tokenizers that never add a token.
+    """
+
+    ids: Mapping[str, int] = field(default_factory=dict)
+    begins: bool = False
+    ends: bool = False
+    added: bool = True
+
+
+_BPE = TokenizerDefaults({"bos": 11, "eos": 11})
+_NONE = TokenizerDefaults(added=False)
+TOKENIZERS: Mapping[str, TokenizerDefaults] = {
+    "no_vocab": _NONE,
+    "none": _NONE,
+    "llama": TokenizerDefaults({"bos": 1, "eos": 2}, begins=True),
+    "bert": TokenizerDefaults({"bos": 101, "sep": 102}, begins=True),
+    "gpt2": _BPE,
+    "hybriddna": _BPE,
+    "whitespace": _BPE,
+    "gemma4": TokenizerDefaults(),
+    "t5": TokenizerDefaults({"eos": 1}, ends=True),
+    "rwkv": _NONE,
+    "test": _NONE,
+    "plamo2": _NONE,
+}
+BPE_MODELS = frozenset({"gpt2", "hybriddna", "whitespace", "gemma4"})
+
+_PRE_TOKENIZERS = """
+    a.x-4.0 afmoe bailingmoe bailingmoe2 bloom chameleon chatglm-bpe codeshell cohere2moe command-r dbrx deepseek-coder
+    deepseek-llm deepseek-r1-qwen deepseek-v3 default exaone exaone-moe exaone4 f2llmv2 falcon falcon-h1 falcon3 gemma4
+    gigachat glm4 glm5 gpt-2 gpt-4o gpt3-finnish granite-docling granite-embed-multi-311m granite-embed-multi-97m grok-2
+    hunyuan hunyuan-dense hy_v4 jais jais-2 jina-de jina-es jina-v1-en jina-v2-code jina-v2-de jina-v2-es jina-v5-nano
+    joyai-llm kanana2 kimi-k2 kormo laguna lfm2 llada-moe llama-bpe llama-v3 llama3 llama4 megrez mellum mellum2
+    midm-2.0 minerva-7b minicpm5 minimax-m2 modern-bert mpt olmo phi-2 pixtral poro-chat qwen2 qwen35 refact roberta-bpe
+    sarvam-moe seed-coder smaug-bpe smollm solar-open spark2_5 stablelm2 starcoder superbpe talkie tekken tiny_aya
+    trillion ufakzeka viking whitespace youtu
+"""
+PRE_TOKENIZERS = frozenset(_PRE_TOKENIZERS.split())
+# Pre-tokenizers whose prompts begin with the bos token unless the file says otherwise.
+_BPE_STARTS_NAMES = """
+    llama3 llama-v3 llama-bpe falcon3 falcon-h1 pixtral midm-2.0 lfm2 jina-v5-nano tekken chameleon
+"""
+BPE_STARTS = frozenset(_BPE_STARTS_NAMES.split())
