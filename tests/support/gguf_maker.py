@@ -147,9 +147,9 @@ def make_gguf(
     """Write a GGUF file of F32 random weights to `path` and return `path`.
 
     `vocab` counts all tokens (≥ 300: three control tokens, 256 bytes, letter pairs). `pooling_type` makes it look like
-    an embedding model. `ends` lets the end token win sometimes. With `split_tensors` the model is split into parts of that
-    many tensors, `stem-00001-of-0000N.gguf` and so on, and the first part's path is returned. With the defaults the file
-    is about 0.4 MB. Raises ValueError for sizes that do not fit together.
+    an embedding model. `ends` lets the end token win sometimes. With `split_tensors` the model is split into parts of
+    that many tensors, `stem-00001-of-0000N.gguf` and so on, and the first part's path is returned. With the defaults
+    the file is about 0.4 MB. Raises ValueError for sizes that do not fit together.
     """
     if vocab < MIN_VOCAB or embedding % heads or heads % kv_heads:
         raise ValueError(f"vocab must be ≥ {MIN_VOCAB}, embedding a multiple of heads, heads a multiple of kv_heads")
