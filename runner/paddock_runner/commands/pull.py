@@ -8,22 +8,32 @@ attempt would not change), 1 an error, 75 an error that may pass, or SIGTERM.
 from __future__ import annotations
 
 import argparse
+import asyncio
+import contextlib
 import logging
 import os
 import signal
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from paddock_runner import logs
 from paddock_runner.commands.events import MAX_VERDICT_BYTES, conclude, encoded, read_input, say
 from paddock_runner.core.digest import Digest, InvalidDigestError
 from paddock_runner.core.manifest import InvalidManifestError, strict_json
+from paddock_runner.core.names import ModelName
 from paddock_runner.parent import die_with_parent
 from paddock_runner.sources.base import Source
 from paddock_runner.sources.errors import SourceUnsupportedError
+from paddock_runner.sources.fetch import Fetched, fetch
+from paddock_runner.sources.http import HttpSource
+from paddock_runner.sources.network import Network
+from paddock_runner.sources.ollama import OllamaSource
 from paddock_runner.sources.select import source_for
+from paddock_runner.sources.transport import Transport
 from paddock_runner.store.errors import (
     CacheUnusableError,
     DigestMismatchError,
@@ -51,13 +61,13 @@ def main(argv: Sequence[str]) -> int:
     die_with_parent()
     logs.setup("puller")
     file: Path | None = arguments.termination_message
-    signal.signal(signal.SIGTERM, lambda number, frame: _stop_now(file))
+    signal.signal(signal.SIGTERM, lambda number, frame: stop_now(file))
     try:
-        source, pinned = _read_request(arguments.request, arguments.credentials)
-        result = pull(Store(arguments.models), source, pinned, Progress())
+        request = _read_request(arguments.request, arguments.credentials)
+        result = pull(Store(arguments.models), request, Network.from_environment(), Progress())
     except (StoreError, OSError) as failure:
         error = failure if isinstance(failure, StoreError) else from_os_error(failure, "using", arguments.models)
-        return _failed(error.reason, str(error), error.retryable, file)
+        return failed(error.reason, str(error), error.retryable, file)
     conclude({"event": "result", "result": result}, file)
     return 0
 
@@ -75,17 +85,18 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _failed(reason: str, message: str, retryable: bool, file: Path | None) -> int:
+def failed(reason: str, message: str, retryable: bool, file: Path | None) -> int:
+    """Tell of an error as the last event; returns the exit code."""
     conclude({"event": "error", "reason": reason, "message": message, "retryable": retryable}, file)
     if retryable:
         return EXIT_RETRY
     return EXIT_FAILED if file is None else 0
 
 
-def _stop_now(file: Path | None) -> None:
+def stop_now(file: Path | None) -> None:
     """SIGTERM: what is on disk is as good as after any kill, so nothing needs to be waited for."""
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
-    os._exit(_failed("Interrupted", "the puller was asked to end; the next one goes on where it was", True, file))
+    os._exit(failed("Interrupted", "the puller was asked to end; the next one goes on where it was", True, file))
 
 
 class Progress:
@@ -101,7 +112,21 @@ class Progress:
             say({"event": "progress", "digest": str(digest), "completed": completed, "total": total})
 
 
-def _read_request(where: str, credentials: Path | None) -> tuple[Source, Digest | None]:
+@dataclass(frozen=True, slots=True)
+class Request:
+    """What is asked for. `pinned`: the manifest digest that must come out, None for what the source names now.
+
+    `fresh`: ask the source although the cache knows the name. `validator`: what an earlier result told; if it is still
+    true, that result stands and nothing is fetched.
+    """
+
+    source: Source
+    pinned: Digest | None = None
+    fresh: bool = False
+    validator: str = ""
+
+
+def _read_request(where: str, credentials: Path | None) -> Request:
     try:
         request = strict_json(read_input(where, MAX_REQUEST_BYTES), MAX_REQUEST_BYTES)
     except OSError as error:
@@ -111,27 +136,32 @@ def _read_request(where: str, credentials: Path | None) -> tuple[Source, Digest 
     if not isinstance(request, dict):
         raise SourceUnsupportedError("the request must be a JSON object with source and digest")
     source, pinned = source_for(request.get("source"), credentials), request.get("digest")
+    fresh, validator = request.get("fresh", False), request.get("validator", "")
+    if not isinstance(fresh, bool) or not isinstance(validator, str):
+        raise SourceUnsupportedError("the request: fresh must be true or false, and validator a text")
     try:
-        return source, Digest.parse(pinned) if pinned is not None else source.digest
+        return Request(source, Digest.parse(pinned) if pinned is not None else source.digest, fresh, validator)
     except InvalidDigestError as error:
         raise SourceUnsupportedError(f"the request: {error}") from None
 
 
-def pull(store: Store, source: Source, pinned: Digest | None, progress: LayerProgress) -> dict[str, Any]:
+def pull(store: Store, request: Request, network: Network, progress: LayerProgress) -> dict[str, Any]:
     """Find or fetch the model, verify all its bytes, pin its manifest; returns the result object of the contract.
 
-    `pinned` is the manifest digest that must come out, None to take what the source names now. Raises StoreError.
+    Raises StoreError.
     """
     _sweep(store)
-    stored = _resolve(store, source, pinned, progress)
+    found = _resolve(store, request, network, progress)
     try:
-        files = _verified(store, stored, progress)
+        files = _verified(store, found.stored, progress)
     except (DigestMismatchError, NotFoundError) as error:
         # Damaged in the cache, or collected a moment ago: a source that can fetch does it again.
         log.warning("the cache does not hold the model whole: %s", error)
-        stored = _fetch(store, source, pinned, progress)
-        files = _verified(store, stored, progress)
-    return _result(stored, files, source)
+        found = _fetch(store, request, network, progress)
+        files = _verified(store, found.stored, progress)
+    return result_of(
+        found.stored, files, request.source.name, {"revision": found.revision, "validator": found.validator}
+    )
 
 
 def _sweep(store: Store) -> None:
@@ -141,20 +171,26 @@ def _sweep(store: Store) -> None:
         log.warning("leftovers were not removed: %s", error)
 
 
-def _resolve(store: Store, source: Source, pinned: Digest | None, progress: LayerProgress) -> StoredManifest:
-    if pinned is not None:
-        try:
-            return store.manifest_by_digest(pinned)
-        except NotFoundError:
-            pass
-    return _fetch(store, source, pinned, progress)
+def _resolve(store: Store, request: Request, network: Network, progress: LayerProgress) -> Fetched:
+    with contextlib.suppress(NotFoundError):
+        if request.pinned is not None:
+            return Fetched(store.manifest_by_digest(request.pinned))
+        if not request.fresh and isinstance(request.source, OllamaSource | HttpSource):
+            # What the cache calls by this name counts at first: so a machine without a network can be seeded.
+            return Fetched(store.manifest(request.source.name))
+    return _fetch(store, request, network, progress)
 
 
-def _fetch(store: Store, source: Source, pinned: Digest | None, progress: LayerProgress) -> StoredManifest:
-    stored = source.fetch(store, progress)
-    if pinned is not None and stored.digest != pinned:
-        raise DigestMismatchError(f"the manifest of {str(source.name)!r}", pinned, stored.digest)
-    return stored
+def _fetch(store: Store, request: Request, network: Network, progress: LayerProgress) -> Fetched:
+    found = asyncio.run(_fetch_async(store, request, network, progress))
+    if request.pinned is not None and found.stored.digest != request.pinned:
+        raise DigestMismatchError(f"the manifest of {str(request.source.name)!r}", request.pinned, found.stored.digest)
+    return found
+
+
+async def _fetch_async(store: Store, request: Request, network: Network, progress: LayerProgress) -> Fetched:
+    async with Transport(network, request.source.access) as transport:
+        return await fetch(store, request.source, transport, progress, request.validator)
 
 
 def _verified(store: Store, stored: StoredManifest, progress: LayerProgress) -> ModelFiles:
@@ -169,16 +205,20 @@ def _verified(store: Store, stored: StoredManifest, progress: LayerProgress) -> 
     return files
 
 
-def _result(stored: StoredManifest, files: ModelFiles, source: Source) -> dict[str, Any]:
+def result_of(
+    stored: StoredManifest, files: ModelFiles, name: ModelName, words: Mapping[str, str] = MappingProxyType({})
+) -> dict[str, Any]:
+    """The result object of the contract; `words` are further members, left out when empty."""
     order = list(ROLES)
     layers = sorted((item for item in stored.manifest.layers if item.kind in ROLES), key=lambda x: order.index(x.kind))
     roles = [{"role": ROLES[item.kind], "digest": str(item.digest), "size": item.size} for item in layers]
     result = {
         "digest": str(stored.digest),
-        "name": (source.name if stored.is_pin else stored.name).full,
+        "name": (name if stored.is_pin else stored.name).full,
         "size": stored.manifest.size,
         "files": roles,
         "details": {name: _bounded(value) for name, value in files.details.items()},
+        **{name: _bounded(value) for name, value in words.items() if value},
     }
     # A Job reports through its termination message, which has a hard limit; licenses come last and go first.
     while len(encoded({"event": "result", "result": result}).encode()) > MAX_VERDICT_BYTES and len(roles) > 1:

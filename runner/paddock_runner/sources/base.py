@@ -1,7 +1,6 @@
-"""The seam between `pull` and the protocols: what a source is.
+"""What a source is: something that knows the files of one model. Each protocol is one module with such a class.
 
-Each protocol is one module with a class that satisfies `Source`; `sources.select` picks it by the key of
-`Model.spec.source`.
+`sources.select` picks it by the key of `Model.spec.source`, `sources.fetch` carries its plan out.
 """
 
 from __future__ import annotations
@@ -10,9 +9,9 @@ from typing import Protocol
 
 from paddock_runner.core.digest import Digest
 from paddock_runner.core.names import ModelName
-from paddock_runner.store.manifests import StoredManifest
-from paddock_runner.store.model import LayerProgress
-from paddock_runner.store.store import Store
+from paddock_runner.sources.auth import Access
+from paddock_runner.sources.plan import FetchPlan
+from paddock_runner.sources.transport import Transport
 
 
 class Source(Protocol):
@@ -26,8 +25,13 @@ class Source(Protocol):
         """The manifest digest that the source itself demands, if any."""
         ...
 
-    def fetch(self, store: Store, progress: LayerProgress) -> StoredManifest:
-        """Bring the model into the store (or find it there) and return its manifest.
+    @property
+    def access(self) -> Access | None:
+        """The credentials of the source's origin. Raises UnauthorizedError if its Secret cannot be used."""
+        ...
+
+    async def plan(self, transport: Transport) -> FetchPlan:
+        """Ask where the files are; brings no large bytes and writes nothing.
 
         Raises a StoreError whose `reason` and `retryable` tell the operator what to do.
         """

@@ -1,4 +1,4 @@
-"""Which source serves `Model.spec.source`: one table for what exists and one for what does not yet.
+"""Which source serves `Model.spec.source`: one table.
 
 Called by `commands.pull`.
 """
@@ -9,21 +9,22 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from paddock_runner.sources.base import Source
+from paddock_runner.sources.claim import ClaimSource
 from paddock_runner.sources.errors import SourceUnsupportedError
 from paddock_runner.sources.http import HttpSource
+from paddock_runner.sources.huggingface import HuggingFaceSource
+from paddock_runner.sources.model import ModelSource
+from paddock_runner.sources.oci import OciSource
 from paddock_runner.sources.ollama import OllamaSource
 
 _SOURCES: dict[str, Callable[[Mapping[str, object], Path | None], Source]] = {
     "ollama": OllamaSource.parse,
+    "huggingFace": HuggingFaceSource.parse,
+    "oci": OciSource.parse,
     # A URL has no secretRef: credentials never go to a host that the Secret was not made for.
     "http": lambda spec, credentials: HttpSource.parse(spec),
-}
-
-_UNSUPPORTED = {
-    "huggingFace": "pulling from Hugging Face is not supported yet; use http with the file's URL and sha256",
-    "oci": "pulling OCI artifacts is not supported yet; seed the cache with paddock create and use ollama",
-    "claim": "a claim needs a cluster; on one machine use paddock create with FROM and the file's path",
-    "model": "a source of another Model is resolved by the planner, there is nothing to pull",
+    "claim": ClaimSource.parse,
+    "model": ModelSource.parse,
 }
 
 
@@ -40,7 +41,7 @@ def source_for(spec: object, credentials: Path | None = None) -> Source:
         )
     kind, value = next(iter(members.items()))
     if kind not in _SOURCES:
-        raise SourceUnsupportedError(f"source.{kind}: {_UNSUPPORTED.get(kind, 'there is no such source')}")
+        raise SourceUnsupportedError(f"source.{kind}: there is no such source")
     if not isinstance(value, dict):
         raise SourceUnsupportedError(f"source.{kind} must be an object")
     return _SOURCES[kind](value, credentials)
