@@ -163,5 +163,5 @@ def test_bad_requests(store: Store, request_: str, reason: str, words: str) -> N
 def test_a_file_that_llama_cpp_refuses_is_a_typed_error(store: Store, source: StoredManifest, tmp_path: Path) -> None:
     broken = tmp_path / "broken.gguf"
     broken.write_bytes(load_model(store, source).model_path.read_bytes()[:4096])
-    with pytest.raises(InvalidModelError, match="llama.cpp cannot convert"):
+    with pytest.raises(InvalidModelError, match=r"llama\.cpp cannot convert"):
         run_quantizer(broken, tmp_path / "out.gguf", "Q8_0", ignore)

@@ -72,7 +72,7 @@ def _read_request(where: str) -> Conversion:
 
 
 def conversion(source: Digest, file_type: object) -> Conversion:
-    """The conversion of the manifest `source` with the library at hand. Raises InvalidModelError for an unknown type."""
+    """The conversion of the manifest `source` by the library at hand. Raises InvalidModelError for an unknown type."""
     try:
         return Conversion(source, parse_type(file_type), version("llama-cpp-python"))
     except InvalidQuantizationError as error:
