@@ -19,6 +19,7 @@ from paddock_runner.sources.errors import NetworkError, SourceUnsupportedError, 
 from paddock_runner.sources.fetch import fetch
 from paddock_runner.sources.huggingface import HuggingFaceSource
 from paddock_runner.sources.network import Network
+from paddock_runner.sources.ollama import OllamaSource
 from paddock_runner.sources.plan import FetchPlan, Inline, Remote
 from paddock_runner.sources.transport import Transport
 from paddock_runner.store.errors import DigestMismatchError, NotFoundError, StoreError
@@ -111,7 +112,8 @@ async def test_parts_projector_and_texts_come_along(hub: Hub) -> None:
 async def test_a_wanted_type_that_can_be_made_takes_the_unquantized_file(hub: Hub) -> None:
     hub.repo(REPO, {"x-F16.gguf": b"GGUF16", "x-Q8_0.gguf": b"GGUF8"})
 
-    assert (await planned(hub, source(quantization="Q4_K_M"))).files[0].name == "x-F16.gguf"
+    for wanted in ("Q4_K_M", "Q4_K"):
+        assert (await planned(hub, source(quantization=wanted))).files[0].name == "x-F16.gguf"
     with pytest.raises(NotFoundError, match=r"x-F16\.gguf, x-Q8_0\.gguf"):
         await planned(hub, source(quantization="IQ2_XXS"))
     with pytest.raises(NotFoundError, match=r"x-F16\.gguf, x-Q8_0\.gguf"):
@@ -137,6 +139,18 @@ async def test_ollama_s_names_mean_the_same_files(hub: Hub, host: str, tag: str,
 
     assert [item.name for item in plan.files] == [file]
     assert plan.name == name
+
+
+async def test_a_name_of_ollama_s_is_pulled_by_the_source_of_such_names(hub: Hub, tmp_path: Path, gguf: bytes) -> None:
+    hub.repo(REPO, {f"x-Q4_K_M-0000{part}-of-00002.gguf": gguf for part in (1, 2)} | {"x-Q8_0.gguf": gguf})
+    asked = OllamaSource.parse({"name": f"hf.co/{REPO}:Q8_0"})
+    network = Network.from_environment({VARIABLE: ",".join(hub.hosts)})
+
+    async with Transport(network, asked.access) as opened:
+        stored = (await fetch(new_store(tmp_path), asked, opened, lambda digest, done, total: None)).stored
+
+    assert stored.name == ModelName.parse(f"hf.co/{REPO}:Q8_0")
+    assert [item.digest for item in stored.manifest.of_kind("model")] == [Digest.of(gguf)]
 
 
 def test_other_hosts_are_not_hugging_face() -> None:
@@ -204,7 +218,7 @@ async def test_a_pull_is_verified_and_the_token_stays_with_the_hub(hub: Hub, tmp
     asked, store = source(secret(tmp_path, "hf_good")), new_store(tmp_path)
 
     async with transport(hub, asked) as opened:
-        stored = await fetch(store, asked, opened, lambda digest, done, total: None)
+        stored = (await fetch(store, asked, opened, lambda digest, done, total: None)).stored
 
     model = load_model(store, stored)
     assert model.model_path.read_bytes() == gguf
@@ -216,13 +230,26 @@ async def test_a_pull_is_verified_and_the_token_stays_with_the_hub(hub: Hub, tmp
     assert hub.requests("storage")
 
 
+async def test_a_commit_that_is_known_already_brings_nothing_new(hub: Hub, tmp_path: Path, gguf: bytes) -> None:
+    repo, store, asked = hub.repo(REPO, {"x.gguf": gguf}), new_store(tmp_path), source()
+
+    async with transport(hub, asked) as opened:
+        first = await fetch(store, asked, opened, lambda digest, done, total: None)
+        fetched = len(hub.requests("storage"))
+        second = await fetch(store, asked, opened, lambda digest, done, total: None, first.validator)
+
+    assert second.stored.digest == first.stored.digest
+    assert (first.revision, second.revision) == (repo.refs["main"],) * 2
+    assert len(hub.requests("storage")) == fetched > 0
+
+
 async def test_two_commits_of_a_branch_are_two_manifests(hub: Hub, tmp_path: Path, gguf: bytes) -> None:
     repo, store = hub.repo(REPO, {"x.gguf": gguf}), new_store(tmp_path)
     digests = []
     for text in (b"One.", b"Two."):
         repo.push({"x.gguf": gguf, "system": text})
         async with transport(hub, source()) as opened:
-            stored = await fetch(store, source(), opened, lambda digest, done, total: None)
+            stored = (await fetch(store, source(), opened, lambda digest, done, total: None)).stored
         store.pin(stored.digest, stored.data)
         digests.append(stored.digest)
 

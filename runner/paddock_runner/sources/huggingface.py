@@ -29,10 +29,10 @@ from paddock_runner.core.hub import (
 )
 from paddock_runner.core.manifest import InvalidManifestError, strict_json
 from paddock_runner.core.names import DEFAULT_TAG, ModelName
-from paddock_runner.core.quantization import FILE_TYPES
+from paddock_runner.core.quantization import InvalidQuantizationError, parse_type
 from paddock_runner.core.selection import NothingFitsError, Selection, SelectionError, select
 from paddock_runner.core.shards import is_gguf
-from paddock_runner.sources.auth import Access, FixedAccess, access_for
+from paddock_runner.sources.auth import Access, TokenAccess, access_for
 from paddock_runner.sources.errors import NetworkError, SourceUnsupportedError, UnauthorizedError
 from paddock_runner.sources.plan import FetchPlan, Inline, PlannedFile, Remote
 from paddock_runner.sources.transport import Transport
@@ -91,7 +91,7 @@ class HuggingFaceSource:
             revision=revision,
             file=file,
             quantization=word,
-            convertible=word in FILE_TYPES,
+            convertible=_can_be_made(word),
             endpoint=endpoint_of(os.environ),
             credentials=credentials,
         )
@@ -121,7 +121,7 @@ class HuggingFaceSource:
         if self.credentials is None:
             return None
         access = access_for(self.credentials, str(URL(self.endpoint).origin()), os.environ)
-        if not isinstance(access, FixedAccess):
+        if isinstance(access, TokenAccess):
             raise UnauthorizedError("Hugging Face takes a token: the Secret must hold the key token", retryable=True)
         return access
 
@@ -210,6 +210,13 @@ def endpoint_of(environment: Mapping[str, str]) -> str:
     if url.scheme not in ("http", "https") or url.user or url.password or url.query_string or url.fragment:
         raise SourceUnsupportedError(f"{ENDPOINT_VARIABLE} must be https://host[/path], without user or query")
     return text
+
+
+def _can_be_made(word: str | None) -> bool:
+    try:
+        return word is not None and bool(parse_type(word))
+    except InvalidQuantizationError:
+        return False
 
 
 def _check_params(repo: str, data: bytes) -> None:
