@@ -12,11 +12,11 @@ from dataclasses import dataclass
 from paddock_runner.core.digest import Digest, InvalidDigestError
 from paddock_runner.core.names import DEFAULT_TAG, MAX_PART_BYTES, ModelName
 
+DOCKER_HUB_API = "registry-1.docker.io"
 MAX_REFERENCE_CHARACTERS = 512
 MAX_REPOSITORY_CHARACTERS = 255
 
 _DOCKER_HUB = ("docker.io", "index.docker.io")
-_DOCKER_HUB_API = "registry-1.docker.io"
 _HOST = re.compile(r"[a-z0-9]([a-z0-9.-]{0,252}[a-z0-9])?(:[0-9]{1,5})?", re.IGNORECASE)
 _COMPONENT = re.compile(r"[a-z0-9]+(?:(?:\.|_{1,2}|-+)[a-z0-9]+)*")
 _TAG = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,127}")
@@ -50,7 +50,7 @@ class OciReference:
         _check_host(host, rest if slash else host)
         repository, tag = _split_tag(rest)
         if host.lower() in _DOCKER_HUB:
-            host, repository = _DOCKER_HUB_API, repository if "/" in repository else f"library/{repository}"
+            host, repository = DOCKER_HUB_API, repository if "/" in repository else f"library/{repository}"
         _check_repository(repository)
         return cls(host.lower(), repository, tag, digest, scheme)
 
