@@ -138,6 +138,8 @@ def descriptor(media_type: str, title: str = "", data: bytes = b"x") -> dict[str
     [
         ("application/vnd.ollama.image.model", "", "model"),
         ("application/vnd.ollama.image.params", "", "params"),
+        ("application/vnd.ollama.image.prompt", "", "template"),
+        ("application/vnd.ollama.image.tensor", "", ""),
         ("application/vnd.docker.ai.gguf.v3", "", "model"),
         ("application/vnd.docker.ai.mmproj", "", "projector"),
         ("application/vnd.docker.ai.license", "", "license"),
@@ -413,6 +415,22 @@ async def test_plain_files_by_title(registry: Registry, store: Store, weights: b
     assert [(file.kind, file.name) for file in plan.files] == [("model", "Tiny-Q4_K_M.gguf")]
     assert isinstance(plan.files[0].where, Remote)
     assert load_model(store, stored).model_path.read_bytes() == weights
+
+
+async def test_split_files(registry: Registry, store: Store, tmp_path: Path) -> None:
+    first = make_gguf(tmp_path / "tiny.gguf", split_tensors=8)
+    parts = sorted(first.parent.glob("tiny-*.gguf"))
+    assert len(parts) > 1
+    layers = [
+        layer(registry, "split", "application/octet-stream", part.read_bytes(), part.name) for part in reversed(parts)
+    ]
+    registry.put_blob("split", b"{}")
+    registry.put_manifest("split", "latest", OCI_MANIFEST_TYPE, manifest(*layers))
+    _, stored = await pulled(store, registry, "split")
+    files = load_model(store, stored)
+    assert [Digest.of(path.read_bytes()) for path in files.split_paths] == [
+        Digest.of(part.read_bytes()) for part in parts
+    ]
 
 
 async def test_an_index_is_chosen_from_by_platform_or_refused_with_a_list(registry: Registry, store: Store) -> None:

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tests.support.gguf_maker import make_gguf
 
 from paddock_runner.core.digest import Digest
 from paddock_runner.core.manifest import MANIFEST_TYPE, Layer, build_manifest, layer
@@ -186,6 +187,13 @@ def test_export_of_a_damaged_blob_fails(full: Store) -> None:
     path.unlink()
     with pytest.raises(NotFoundError):
         exported(full, ONE)
+
+
+def test_a_split_model_is_exported_and_imported(store: Store, tmp_path: Path) -> None:
+    full, first = Store(tmp_path / "full"), make_gguf(tmp_path / "tiny.gguf", split_tensors=8)
+    create(full, ONE, parse_modelfile(f"FROM {first}\n".encode()), tmp_path)
+    (stored,) = import_(store, Pipe(exported(full, ONE)), silent)
+    assert len(load_model(store, stored).split_paths) == len(list(tmp_path.glob("tiny-*.gguf"))) > 1
 
 
 def test_a_read_only_store_is_exported(full: Store) -> None:

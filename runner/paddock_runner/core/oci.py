@@ -32,9 +32,7 @@ MANIFEST_TYPES = (OCI_MANIFEST_TYPE, MANIFEST_TYPE)
 MAX_INDEX_ENTRIES = 64
 MAX_INDEX_DEPTH = 2
 
-_OLLAMA_KINDS = {
-    kind: kind for kind in ("model", "projector", "adapter", "template", "system", "params", "messages", "license")
-} | {"prompt": "template"}
+_OLLAMA_KINDS = ("model", "projector", "adapter", "template", "system", "params", "messages", "license")
 _CNCF = "application/vnd.cncf.model."
 _DOCKER_AI = "application/vnd.docker.ai."
 _TITLES = ("org.opencontainers.image.title", "org.cncf.model.filepath", "org.cnai.model.filepath")
@@ -218,7 +216,8 @@ def kind_of(media_type: str, title: str) -> str:
     """What a layer is, in Ollama's words; "" for what is not used."""
     base = title.rpartition("/")[2].lower()
     if media_type.startswith(LAYER_PREFIX):
-        return _OLLAMA_KINDS.get(media_type.removeprefix(LAYER_PREFIX), "")
+        word = media_type.removeprefix(LAYER_PREFIX)
+        return "template" if word == "prompt" else word if word in _OLLAMA_KINDS else ""
     if media_type == f"{_DOCKER_AI}mmproj":
         return "projector"
     if media_type in _TEXT_TYPES:
