@@ -43,6 +43,11 @@ def partial_name(digest: Digest) -> str:
     return f"{PARTIAL}{digest.hex}"
 
 
+def kept_journal(blobs: Path, digest: Digest) -> Path:
+    """Where the journal of a finished download stays; `blobs` is the folder of the blobs."""
+    return blobs.parent / ".paddock" / "journals" / digest.hex
+
+
 class PartialBlob(Draft):
     """The file `partial-<hex>` and its journal. Thread-safe: `write`, `advance` and `sync` may run at the same time.
 
@@ -136,7 +141,12 @@ class PartialBlob(Draft):
 
     def publish(self, final: Path) -> os.stat_result:
         facts = super().publish(final)
-        with contextlib.suppress(OSError):
+        # Kept beside the store: a repair fetches only the pieces that do not fit any more.
+        kept = kept_journal(self._folder, self._name)
+        try:
+            make_folder(kept.parent)
+            self._journal_path.rename(kept)
+        except (OSError, StoreError):
             self._journal_path.unlink(missing_ok=True)
         return facts
 

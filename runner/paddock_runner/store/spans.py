@@ -33,11 +33,14 @@ class Spans:
             return
         touching = [item for item in self._items if item[0] <= end and item[1] >= start]
         apart = [item for item in self._items if item[0] > end or item[1] < start]
-        joined = (min(start, *(item[0] for item in touching)), max(end, *(item[1] for item in touching)))
-        self._items = sorted([*apart, joined if touching else (start, end)])
+        touching.append((start, end))
+        joined = (min(low for low, _ in touching), max(high for _, high in touching))
+        self._items = sorted([*apart, joined])
 
     def remove(self, start: int, end: int) -> None:
         """Take these bytes out, whether they are in or not."""
+        if start >= end:
+            return
         kept: list[Span] = []
         for low, high in self._items:
             kept += [span for span in ((low, min(high, start)), (max(low, end), high)) if span[0] < span[1]]

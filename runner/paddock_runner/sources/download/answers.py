@@ -1,4 +1,4 @@
-"""What an answer to a request for bytes means: which bytes its body holds, or why it must not be used.
+"""What an answer to a request for bytes means: the bytes in its body, or why it must not be used. Pure.
 
 Used by `sources.download`: the transport has judged addresses and redirects; here are the status, the range, the length
 and the encoding, so that no byte is ever written to a wrong place.
@@ -6,14 +6,11 @@ and the encoding, so that no byte is ever written to a wrong place.
 
 from __future__ import annotations
 
-import email.utils
 import re
-import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 
 from paddock_runner.core.manifest import MAX_BLOB_BYTES
-from paddock_runner.sources.download.pace import BusyError
 from paddock_runner.sources.errors import NetworkError
 from paddock_runner.store.errors import NotGGUFError
 from paddock_runner.store.gguf_tables import MAGIC
@@ -21,10 +18,8 @@ from paddock_runner.store.gguf_tables import MAGIC
 _CONTENT_RANGE = re.compile(r"bytes (\d{1,19})-(\d{1,19})/(\d{1,19})")
 _UNSATISFIED = re.compile(r"bytes \*/(\d{1,19})")
 _LENGTH = re.compile(r"\d{1,19}")
-_SECONDS = re.compile(r"\d{1,9}")
 _STRONG = re.compile(r'"[\x21\x23-\x7e]{1,256}"')
-BUSY = (408, 425, 429, 500, 502, 503, 504)
-JUDGED = (200, 206, 416, *BUSY)
+JUDGED = (200, 206, 416)
 """The statuses that `judge` reads; all others are errors of the transport."""
 
 GGUF_KINDS = ("model", "adapter", "projector")
@@ -50,10 +45,8 @@ class Body:
 def judge(status: int, headers: Mapping[str, str], start: int, end: int, ranged: bool) -> Body:
     """Read the answer to a request for bytes `start` to `end` (`ranged`: it had a Range header).
 
-    Raises BusyError, RangesUselessError, NetworkError.
+    Raises RangesUselessError, NetworkError.
     """
-    if status in BUSY:
-        raise BusyError(f"HTTP {status}", retry_after(headers.get("Retry-After", ""), time.time()))
     encoding = headers.get("Content-Encoding", "identity").lower()
     if encoding != "identity":
         raise NetworkError(f"the server answers with Content-Encoding {encoding[:40]!r}", retryable=False)
@@ -83,16 +76,6 @@ def _whole(headers: Mapping[str, str], start: int) -> Body:
     length = headers.get("Content-Length", "")
     total = int(length) if _LENGTH.fullmatch(length) else None
     return Body(0, MAX_BLOB_BYTES if total is None else total, total)
-
-
-def retry_after(text: str, now: float) -> float:
-    """Seconds that a Retry-After header asks for, 0 if it says nothing useful. `now` is the Unix time."""
-    if _SECONDS.fullmatch(text):
-        return float(text)
-    try:
-        return max(0.0, email.utils.parsedate_to_datetime(text).timestamp() - now)
-    except (ValueError, TypeError, OverflowError):
-        return 0.0
 
 
 def strong_etag(headers: Mapping[str, str]) -> str:

@@ -9,8 +9,9 @@ import contextlib
 from collections.abc import Callable
 
 from paddock_runner.core.digest import Digest
+from paddock_runner.sources.download.fetcher import ChangedError, NoLengthError
 from paddock_runner.sources.download.pace import DownloadLimits
-from paddock_runner.sources.download.ranges import ChangedError, NoLengthError, Ranges
+from paddock_runner.sources.download.ranges import Ranges
 from paddock_runner.sources.download.requests import Requests
 from paddock_runner.sources.download.stream import Stream
 from paddock_runner.sources.download.threads import finish

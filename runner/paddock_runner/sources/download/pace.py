@@ -8,7 +8,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from paddock_runner.core.manifest import MAX_BLOB_BYTES
-from paddock_runner.sources.errors import NetworkError
 
 BETTER = 1.15
 PROBE_AGAIN = 30
@@ -98,27 +97,21 @@ class Patience:
     def __init__(self, limits: DownloadLimits) -> None:
         self._limits = limits
         self._failures = 0
+        self._brought = False
 
     def progress(self) -> None:
-        """New bytes came."""
-        self._failures = 0
+        """New bytes came: this attempt does not count, and those before are forgiven."""
+        self._brought = True
 
-    def failed(self, error: NetworkError, luck: float) -> float:
-        """Seconds to wait before the next attempt; `luck` is a random number from 0 to 1. Raises `error` at the end.
+    def failed(self, luck: float, asked: float = 0.0) -> float | None:
+        """Seconds to wait before the next attempt, None after the last; `luck` is a random number from 0 to 1.
 
-        A pause that the server asked for is kept, within 5 minutes.
+        `asked` are the seconds that the server wants, kept within 5 minutes.
         """
-        self._failures += 1
-        if not error.retryable or self._failures >= self._limits.attempts:
-            raise error
-        grown: float = self._limits.pause_seconds * 2 ** min(self._failures - 1, 16)
+        self._failures = 0 if self._brought else self._failures + 1
+        self._brought = False
+        if self._failures >= self._limits.attempts:
+            return None
+        grown: float = self._limits.pause_seconds * 2 ** min(max(self._failures - 1, 0), 16)
         pause = min(grown, self._limits.longest_pause_seconds) * (0.5 + luck / 2)
-        return max(pause, getattr(error, "retry_after", 0.0))
-
-
-class BusyError(NetworkError):
-    """The server asks for `retry_after` seconds of patience (0: it did not say how many)."""
-
-    def __init__(self, message: str, retry_after: float) -> None:
-        super().__init__(message)
-        self.retry_after = min(max(retry_after, 0.0), MAX_RETRY_AFTER)
+        return max(pause, min(asked, MAX_RETRY_AFTER))

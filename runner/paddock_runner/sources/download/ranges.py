@@ -8,18 +8,17 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar, TypeVarTuple
 
 from paddock_runner.sources.download.answers import RangesUselessError
+from paddock_runner.sources.download.fetcher import ChangedError, Fetcher
 from paddock_runner.sources.download.leases import Lease, Leases
-from paddock_runner.sources.download.pace import BusyError, Patience, Ramp
-from paddock_runner.sources.download.requests import Incoming, Requests
-from paddock_runner.sources.download.spool import Spool
+from paddock_runner.sources.download.pace import MAX_RETRY_AFTER, Patience, Ramp
+from paddock_runner.sources.download.requests import Requests
 from paddock_runner.sources.errors import NetworkError, UnauthorizedError
-from paddock_runner.store.errors import NoSpaceError, NotFoundError, SizeMismatchError, StoreError
-from paddock_runner.store.files import require_space
+from paddock_runner.store.errors import NoSpaceError, NotFoundError, StoreError
 from paddock_runner.store.partial import PartialBlob
 
 Ts = TypeVarTuple("Ts")
@@ -33,14 +32,6 @@ Tell = Callable[[int, int], None]
 """Called with bytes done and bytes in total."""
 
 
-class NoLengthError(Exception):
-    """The server does not say how long the file is."""
-
-
-class ChangedError(NetworkError):
-    """Two answers of one server are of two versions of the file."""
-
-
 class Ranges:
     """One download into `partial`. `careful`: one plain request, whatever came before was wrong."""
 
@@ -49,17 +40,16 @@ class Ranges:
         self._limits = requests.limits
         self._partial = partial
         self._tell = tell
-        self._careful = careful
         self._single = careful
         self._strikes = 0
-        self._etags: dict[str, str] = {}
         self._leases = Leases(self._limits.segment_bytes, self._limits.window_bytes)
         self._ramp = Ramp(1 if careful else requests.connections)
-        self._live: set[int] = set()
+        self._live = 0
         self._quiet_until = 0.0
         self._news = asyncio.Event()
         self._group = asyncio.TaskGroup()
         self._pool = ThreadPoolExecutor(THREADS, thread_name_prefix="download")
+        self._fetcher = Fetcher(requests, partial, self._write, careful)
 
     async def run(self) -> None:
         """Return when every byte is there and hashed.
@@ -71,7 +61,7 @@ class Ranges:
             async with self._group as group:
                 helpers = [group.create_task(work()) for work in (self._tick, self._sync, self._requests.watch.run)]
                 group.create_task(self._hash())
-                self._start(0)
+                self._start()
                 while not self._partial.complete:
                     await self._news.wait()
                 for helper in helpers:
@@ -107,12 +97,8 @@ class Ranges:
             due = self._partial.unsynced and loop.time() - last > SYNC_SECONDS
             if due or self._partial.unsynced >= self._limits.sync_bytes:
                 await self._in_thread(self._partial.sync)
-                self._require_space()
+                self._fetcher.require_space()
                 last = loop.time()
-
-    def _require_space(self) -> None:
-        missing = (self._partial.size or 0) - self._partial.done
-        require_space(self._partial.path.parent, missing, f"the rest of the file from {self._requests.host}")
 
     async def _tick(self) -> None:
         loop = asyncio.get_running_loop()
@@ -120,35 +106,39 @@ class Ranges:
             received, then = self._requests.received, loop.time()
             await asyncio.sleep(self._limits.tick_seconds)
             self._ramp.observe((self._requests.received - received) / (loop.time() - then))
-            for number in range(1, self._ramp.target):
-                self._start(number)
+            while self._live < self._ramp.target:
+                self._start()
             self._changed()
+
+    async def _write(self, offset: int, parts: Sequence[bytes | memoryview]) -> None:
+        await self._in_thread(self._partial.write, offset, parts)
+        self._tell(self._partial.done, self._partial.size or 0)
+        self._changed()
 
     # Connections
 
-    def _start(self, number: int) -> None:
-        if number not in self._live:
-            self._live.add(number)
-            self._group.create_task(self._connection(number))
+    def _start(self) -> None:
+        self._live += 1
+        self._group.create_task(self._connection())
 
-    async def _connection(self, number: int) -> None:
+    async def _connection(self) -> None:
         patience = Patience(self._limits)
         try:
-            while (lease := await self._next(number)) is not None:
-                pause = await self._attempt(number, lease, patience)
+            while (lease := await self._next()) is not None:
+                pause = await self._attempt(lease, patience)
                 self._leases.release(lease)
                 self._changed()
                 if pause is None:
                     return
                 await asyncio.sleep(pause)
         finally:
-            self._live.discard(number)
+            self._live -= 1
 
-    async def _next(self, number: int) -> Lease | None:
+    async def _next(self) -> Lease | None:
         """The next bytes to fetch; None when this connection is not needed any more."""
         loop = asyncio.get_running_loop()
         while not self._partial.complete:
-            if number and number >= self._ramp.target:
+            if self._live > self._ramp.target:
                 return None
             if (wait := self._quiet_until - loop.time()) > 0:
                 await asyncio.sleep(wait)
@@ -168,35 +158,32 @@ class Ranges:
             gaps = [(0, gaps[-1][1])]
         return self._leases.take(gaps, self._partial.written)
 
-    async def _attempt(self, number: int, lease: Lease, patience: Patience) -> float | None:
+    async def _attempt(self, lease: Lease, patience: Patience) -> float | None:
         """Fetch a lease, or a part of it. Returns seconds to wait, None if this connection should end."""
         try:
-            await self._fetch(lease, patience)
+            await self._fetcher.fetch(lease, patience, 0 if self._single else lease.start)
             return 0.0
         except (NetworkError, UnauthorizedError, NotFoundError) as error:
             if isinstance(error, ChangedError):
                 raise
             if isinstance(error, RangesUselessError) and self._doubt(error):
                 return 0.0
-            if number and not (isinstance(error, NetworkError) and error.retryable):
+            if (pause := self._pause(error, patience)) is None:
+                # The server may not want so many connections; what it has against the last one is told.
+                if self._live == 1:
+                    raise
                 self._ramp.refused()
-                return None
-            if not isinstance(error, NetworkError):
-                raise
-            return self._failed(number, error, patience)
+            return pause
 
-    def _failed(self, number: int, error: NetworkError, patience: Patience) -> float | None:
-        busy = isinstance(error, BusyError)
-        if isinstance(error, BusyError):
-            self._quiet_until = max(self._quiet_until, asyncio.get_running_loop().time() + error.retry_after)
-        try:
-            if not (number and busy):
-                return patience.failed(error, random.random())  # noqa: S311 (jitter, no secret)
-        except NetworkError:
-            if not number:
-                raise
-        self._ramp.refused()
-        return None
+    def _pause(self, error: StoreError, patience: Patience) -> float | None:
+        """Seconds to wait before the next attempt, None if there should be none."""
+        asked = error.retry_after if isinstance(error, NetworkError) else 0.0
+        self._quiet_until = max(self._quiet_until, asyncio.get_running_loop().time() + min(asked, MAX_RETRY_AFTER))
+        # A file that was served a moment ago is there; its signature or token may have come of age.
+        passing = error.retryable or (self._requests.received > 0 and not isinstance(error, NetworkError))
+        if not passing or (asked and self._live > 1):
+            return None
+        return patience.failed(random.random(), asked)  # noqa: S311 (jitter, no secret)
 
     def _doubt(self, error: RangesUselessError) -> bool:
         """Whether to stop asking for ranges; True the first time."""
@@ -206,59 +193,6 @@ class Ranges:
         self._single = True
         self._ramp = Ramp(1)
         return True
-
-    async def _fetch(self, lease: Lease, patience: Patience) -> None:
-        start = 0 if self._single else lease.start
-        async with self._requests.open(start, lease.end, self._partial.size) as incoming:
-            self._agree(incoming, lease)
-            await self._copy(incoming, lease, patience)
-
-    def _agree(self, incoming: Incoming, lease: Lease) -> None:
-        """Hold the answer against the earlier ones."""
-        known = self._etags.setdefault(incoming.place, incoming.etag)
-        if known and incoming.etag and known != incoming.etag and not self._careful:
-            raise ChangedError(f"the file changed at {self._requests.host} while it was downloaded")
-        if self._partial.size is None:
-            if incoming.body.total is None:
-                raise NoLengthError
-            self._partial.begin(incoming.body.total)
-            lease.end = incoming.body.total
-            self._require_space()
-
-    async def _copy(self, incoming: Incoming, lease: Lease, patience: Patience) -> None:
-        spool = Spool(self._partial, lease, incoming.body.start)
-        try:
-            async for data in self._requests.pieces(incoming):
-                self._check_total(incoming)
-                spool.add(data, min(lease.end, incoming.body.end) - spool.reached)
-                if spool.count >= self._limits.chunk_bytes:
-                    await self._flush(spool, incoming, patience)
-                if spool.reached >= min(lease.end, incoming.body.end):
-                    break
-        except BaseException:
-            if spool.rescue():
-                patience.progress()
-            raise
-        self._check_total(incoming)
-        await self._flush(spool, incoming, patience)
-        if spool.reached < (end := min(lease.end, incoming.body.end)):
-            raise NetworkError(f"{self._requests.host}: the connection ended after {spool.reached} of {end} bytes")
-
-    def _check_total(self, incoming: Incoming) -> None:
-        total, size = incoming.body.total, self._partial.size
-        if total is not None and size is not None and total != size:
-            raise SizeMismatchError(f"the file of {self._requests.host}", size, total)
-
-    async def _flush(self, spool: Spool, incoming: Incoming, patience: Patience) -> None:
-        async def write(offset: int, parts: list[bytes | memoryview]) -> None:
-            await self._in_thread(self._partial.write, offset, parts)
-
-        with incoming.watched.held():
-            new = await spool.flush(write)
-        if new:
-            patience.progress()
-            self._tell(self._partial.done, self._partial.size or 0)
-            self._changed()
 
 
 def _worst(failures: BaseExceptionGroup[BaseException]) -> BaseException:

@@ -60,8 +60,8 @@ class Requests:
     async def open(self, start: int, end: int, size: int | None, if_range: str = "") -> AsyncIterator[Incoming]:
         """Ask for bytes `start` to `end` of a file of `size` bytes (None: not known).
 
-        With `if_range`, a strong ETag, a file that changed is answered whole. Raises BusyError, RangesUselessError,
-        NetworkError and what the transport raises.
+        With `if_range`, a strong ETag, a file that changed is answered whole. Raises RangesUselessError, NetworkError
+        and what the transport raises.
         """
         headers = {"Accept-Encoding": "identity"}
         if (wanted := range_header(start, end, size)) is not None:
@@ -80,7 +80,9 @@ class Requests:
                 place = str(response.url.origin())
                 yield Incoming(body, strong_etag(response.headers), place, watched, response)
         except (aiohttp.ClientError, OSError) as error:
-            raise NetworkError(f"{self.host}: {type(error).__name__}: {error}"[:500]) from None
+            # The message of some errors holds the whole URL, whose query may be a signature.
+            detail = str(error).partition("?")[0][:300]
+            raise NetworkError(f"{self.host}: {type(error).__name__}: {detail}") from None
 
     async def pieces(self, incoming: Incoming) -> AsyncIterator[bytes]:
         """The body as it comes. Raises NotGGUFError at once if it is no GGUF file where one must be."""

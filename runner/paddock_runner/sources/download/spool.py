@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 
 from paddock_runner.sources.download.leases import Lease
 from paddock_runner.store.errors import StoreError
@@ -11,7 +11,9 @@ from paddock_runner.store.partial import PartialBlob
 
 _MANY = 64
 
-Write = tuple[int, list[bytes | memoryview]]
+Parts = Sequence[bytes | memoryview]
+Write = Callable[[int, Parts], Awaitable[None]]
+"""Stores the parts, one after the other, from an offset on."""
 
 
 class Spool:
@@ -36,11 +38,11 @@ class Spool:
         self.count += len(part)
         self._lease.reached = max(self._lease.reached, self.reached)
 
-    async def flush(self, run: Callable[[int, list[bytes | memoryview]], Awaitable[None]]) -> int:
-        """Hand the missing ones to `run`; returns how many bytes were new."""
+    async def flush(self, write: Write) -> int:
+        """Hand the missing ones to `write`; returns how many bytes were new."""
         new = 0
         for offset, parts in self._take():
-            await run(offset, parts)
+            await write(offset, parts)
             new += sum(len(part) for part in parts)
         self._lease.start = max(self._lease.start, self._offset)
         return new
@@ -54,7 +56,7 @@ class Spool:
                 new += sum(len(part) for part in parts)
         return new
 
-    def _take(self) -> list[Write]:
+    def _take(self) -> list[tuple[int, Parts]]:
         start, end, parts = self._offset, self.reached, self._parts
         self._parts, self._offset, self.count = [], end, 0
         missing = self._partial.gaps(start, end)

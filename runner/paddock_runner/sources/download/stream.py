@@ -54,7 +54,9 @@ class Stream:
                 if self._writer.written > self._farthest:
                     self._farthest = self._writer.written
                     patience.progress()
-                pause = patience.failed(error, random.random())  # noqa: S311 (jitter, no secret)
+                pause = patience.failed(random.random(), error.retry_after)  # noqa: S311 (jitter, no secret)
+                if pause is None or not error.retryable:
+                    raise
             await asyncio.sleep(pause)
 
     async def _once(self) -> None:
@@ -83,6 +85,9 @@ class Stream:
         await self._write(parts, total)
 
     async def _write(self, parts: list[bytes], total: int | None) -> None:
+        limit = self._limits.maximum_bytes
+        if self._writer.written + sum(map(len, parts)) > limit:
+            raise NetworkError(f"the file has more than {limit} bytes, the limit", retryable=False)
         await finish(self._writer.write, b"".join(parts))
         self._tell(self._writer.written, self._size or total or self._writer.written)
 
