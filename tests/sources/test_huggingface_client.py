@@ -7,11 +7,13 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import huggingface_hub
+import huggingface_hub.constants
 import pytest
 from tests.support.hub import Hub, serving_hub
 
-client: Any = pytest.importorskip("huggingface_hub")
-constants: Any = pytest.importorskip("huggingface_hub.constants")
+client: Any = huggingface_hub
+constants: Any = huggingface_hub.constants
 
 GGUF = b"GGUF" + bytes(range(256)) * 64
 FILES = {"README.md": b"# tiny\n", "x-Q4_K_M.gguf": GGUF, "parts/a b#1.gguf": GGUF[:100], "template": b"{{ .Prompt }}"}
