@@ -10,13 +10,24 @@ from typing import Any
 import pytest
 from tests.support.gguf_maker import make_gguf
 
+from paddock_runner.commands.pull import Request, pull
 from paddock_runner.core.digest import Digest
 from paddock_runner.sources.claim import CLAIMS, ClaimSource
 from paddock_runner.sources.errors import SourceUnsupportedError
 from paddock_runner.sources.model import ModelSource
+from paddock_runner.sources.network import Network
 from paddock_runner.sources.plan import FetchPlan, Local
-from paddock_runner.store.errors import CacheUnusableError, InvalidModelError, NotFoundError, NotGGUFError, StoreError
+from paddock_runner.sources.select import source_for
+from paddock_runner.store.errors import (
+    CacheUnusableError,
+    InvalidModelError,
+    NotFoundError,
+    NotGGUFError,
+    StoreError,
+    TruncatedGGUFError,
+)
 from paddock_runner.store.manifests import pin_name
+from paddock_runner.store.model import load_model
 from paddock_runner.store.place import place
 from paddock_runner.store.store import Store
 
@@ -172,3 +183,50 @@ async def test_another_model_is_found_or_waited_for() -> None:
 def test_requests_for_another_model_that_are_refused(spec: dict[str, object], field: str) -> None:
     with pytest.raises(SourceUnsupportedError, match=rf"source\.model\.{field}"):
         ModelSource.parse(spec)
+
+
+def ignore(*_: object) -> None:
+    pass
+
+
+def bring(store: Store, spec: dict[str, object], digest: Digest | None = None) -> dict[str, Any]:
+    source = source_for(spec)
+    return pull(store, Request(source, digest or source.digest), Network.from_environment({}), ignore)
+
+
+def test_a_claim_is_pulled_and_known_the_next_time(claim: Path, store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    (claim / "parts").mkdir()
+    first = make_gguf(claim / "parts" / "t.gguf", split_tensors=5)
+    spec: dict[str, object] = {"claim": {"claimName": "weights", "path": f"parts/{first.name}"}}
+    result = bring(store, spec)
+    assert [item["role"] for item in result["files"]] == ["model"] * 3
+    files = load_model(store, Digest.parse(result["digest"]))
+    assert [path.read_bytes() for path in files.split_paths] == [
+        path.read_bytes() for path in sorted(first.parent.iterdir())
+    ]
+    assert store.manifest(pin_name(files.digest)).digest == files.digest
+    monkeypatch.setattr("paddock_runner.store.place._bring", None)
+    monkeypatch.setattr("paddock_runner.store.blobs._hash", None)
+    assert bring(Store(store.path), spec) == result, "nothing is hashed again"
+
+
+def test_a_part_of_a_claim_that_is_damaged(claim: Path, store: Store) -> None:
+    (claim / "tiny.gguf").write_bytes((claim / "tiny.gguf").read_bytes()[:-1])
+    with pytest.raises(TruncatedGGUFError):
+        bring(store, {"claim": {"claimName": "weights", "path": "tiny.gguf"}})
+    assert store.list() == ()
+
+
+def test_a_variant_shares_the_bytes_of_its_model(claim: Path, store: Store) -> None:
+    base = bring(store, {"claim": {"claimName": "weights", "path": "tiny.gguf"}})
+    before = sorted(path.name for path in (store.path / "blobs").iterdir())
+    variant: dict[str, object] = {"model": {"name": "base", "digest": base["digest"]}}
+    result = bring(store, variant)
+    assert (result["digest"], result["files"]) == (base["digest"], base["files"])
+    assert sorted(path.name for path in (store.path / "blobs").iterdir()) == before
+    store.blob_path(Digest.parse(base["files"][0]["digest"])).unlink()
+    with pytest.raises(NotFoundError, match="not in this cache yet, or not whole") as caught:
+        bring(store, variant)
+    assert caught.value.retryable
+    assert bring(store, {"claim": {"claimName": "weights", "path": "tiny.gguf"}}) == base
+    assert bring(store, variant)["digest"] == base["digest"]

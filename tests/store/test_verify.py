@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 import os
+import random
 import shutil
 import subprocess
 import sys
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -23,10 +25,11 @@ from paddock_runner.store.create import create
 from paddock_runner.store.errors import DigestMismatchError, NotFoundError
 from paddock_runner.store.manifests import StoredManifest
 from paddock_runner.store.model import load_model
+from paddock_runner.store.partial import kept_journal
 from paddock_runner.store.place import place
 from paddock_runner.store.store import Store
 from paddock_runner.store.usage import usage
-from paddock_runner.store.verify import Checked, journal_path, prepare_repair, verify
+from paddock_runner.store.verify import Checked, prepare_repair, verify
 
 
 @pytest.fixture
@@ -191,17 +194,69 @@ def test_a_quarantined_blob_goes_after_a_week(store: Store, stored: StoredManife
     assert QUARANTINE_SECONDS >= 24 * 3600
 
 
-def test_a_blob_with_a_journal_becomes_an_unfinished_download(store: Store, stored: StoredManifest) -> None:
-    digest = weights(stored)
-    journal_path(store, digest).parent.mkdir(parents=True)
-    journal_path(store, digest).write_bytes(b"journal")
-    damage(store.blob_path(digest))
+STEP = 1000
+
+
+def download(store: Store, data: bytes, offsets: Iterable[int]) -> None:
+    """What the download engine does, without a network."""
+    with store.resumable(Digest.of(data), len(data)) as partial:
+        for offset in offsets:
+            partial.write(offset, [data[offset : offset + STEP]])
+        partial.advance()
+        if partial.complete:
+            store.commit(partial)
+
+
+@pytest.mark.parametrize("what", ["a byte", "the end", "more"])
+def test_only_damaged_pieces_of_a_download_are_fetched_again(store: Store, what: str) -> None:
+    data = random.Random(1).randbytes(20 * STEP + 7)
+    download(store, data, range(0, len(data), STEP))
+    path = store.blob_path(Digest.of(data))
+    with path.open("r+b") as stream:
+        stream.seek({"a byte": 5 * STEP + 3, "the end": 0, "more": len(data)}[what])
+        stream.write(b"?")
+        if what == "the end":
+            stream.seek(0)
+            stream.write(data[:1])
+            stream.truncate(19 * STEP + 1)
     (item,) = problems(store).values()
     prepare_repair(store, item)
     assert item.quarantine is not None
     assert not item.quarantine.exists()
-    assert store.partial_path(digest).stat().st_size == item.size
-    assert store.partial_path(digest).with_name(f"{store.partial_path(digest).name}.journal").read_bytes() == b"journal"
+    expected = {"a byte": [(5 * STEP, 6 * STEP)], "the end": [(19 * STEP, len(data))], "more": []}[what]
+    with store.resumable(Digest.of(data), None) as partial:
+        while not partial.complete:
+            partial.advance()
+            for start, end in partial.gaps():
+                assert (start, end) in [
+                    (at, min(at + STEP, len(data))) for low, high in expected for at in range(low, high, STEP)
+                ]
+                partial.write(start, [data[start:end]])
+        store.commit(partial)
+    assert path.read_bytes() == data
+    assert problems(store) == {}
+
+
+def test_a_file_with_another_name_elsewhere_is_not_mended(store: Store, tmp_path: Path) -> None:
+    data = random.Random(1).randbytes(3 * STEP)
+    download(store, data, range(0, len(data), STEP))
+    os.link(store.blob_path(Digest.of(data)), tmp_path / "elsewhere")
+    damage(tmp_path / "elsewhere")
+    (item,) = problems(store).values()
+    prepare_repair(store, item)
+    assert not store.partial_path(Digest.of(data)).exists()
+
+
+def test_journals_go_with_their_blobs(store: Store) -> None:
+    data = random.Random(1).randbytes(3 * STEP)
+    download(store, data, range(0, len(data), STEP))
+    kept = kept_journal(store.path / "blobs", Digest.of(data))
+    assert kept.is_file()
+    (store.path / "manifests").mkdir()
+    collect(store, set(), 3600)
+    assert kept.is_file()
+    collect(store, set(), 0)
+    assert not kept.exists()
 
 
 def test_without_a_journal_all_is_fetched_again(store: Store, stored: StoredManifest) -> None:

@@ -7,18 +7,24 @@ file whose journal was kept is fetched again only where it is damaged.
 from __future__ import annotations
 
 import asyncio
-import os
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from yarl import URL
 
 from paddock_runner.core.collection import OWN_HOSTS
 from paddock_runner.core.digest import Digest
-from paddock_runner.core.names import ModelName
+from paddock_runner.core.names import DEFAULT_HOST, ModelName
+from paddock_runner.core.oci_reference import repository_of
 from paddock_runner.store.blobs import Progress
 from paddock_runner.store.errors import NotFoundError, StoreError
+from paddock_runner.store.manifests import StoredManifest
 from paddock_runner.store.store import Store
 from paddock_runner.store.verify import Checked, prepare_repair, verify
+
+if TYPE_CHECKING:
+    from paddock_runner.sources.addresses import HostRules
 
 EXIT_DAMAGED = 1
 _TOLD_BYTES = 64 << 20
@@ -101,6 +107,7 @@ def _is_sound(store: Store, digest: Digest) -> bool:
 
 
 async def _fetch_again(store: Store, name: ModelName) -> None:
+    """Fetch what is missing of the model from where its name says. Raises the error of the likeliest place."""
     # Here, since the other verbs of `store` need no network client.
     from paddock_runner.sources.fetch import fetch
     from paddock_runner.sources.network import Network
@@ -109,7 +116,24 @@ async def _fetch_again(store: Store, name: ModelName) -> None:
 
     if name.host.lower() in OWN_HOSTS:
         raise NotFoundError(f"{name} does not say where it came from; pull its model again")
-    digest = store.manifest(name).digest
-    source = source_for({"ollama": {"name": name.full, "digest": str(digest)}})
-    async with Transport(Network.from_environment(os.environ), source.access) as transport:
-        await fetch(store, source, transport, lambda digest, done, total: None)
+    network = Network.from_environment()
+    errors: list[StoreError] = []
+    for spec in _sources(store.manifest(name), network.rules):
+        source = source_for(spec)
+        try:
+            async with Transport(network, source.access) as transport:
+                await fetch(store, source, transport, lambda digest, done, total: None)
+            return
+        except StoreError as error:
+            errors.append(error)
+    raise errors[0]
+
+
+def _sources(stored: StoredManifest, rules: HostRules) -> Iterator[Mapping[str, Any]]:
+    """Where the model may have come from. A name tells neither its protocol nor whether it needs TLS."""
+    name = stored.name
+    url = URL(f"http://{name.host}")
+    plain = "http://" if rules.lists(url.host or "", url.port) else ""
+    yield {"ollama": {"name": f"{plain}{name.full}", "digest": str(stored.digest)}}
+    if (repository := repository_of(name)) is not None and name.host != DEFAULT_HOST:
+        yield {"oci": {"reference": f"{plain}{name.host}/{repository}:{name.tag}"}}

@@ -21,11 +21,11 @@ from paddock_runner.sources.transport import Transport
 from paddock_runner.store.blobs import Blob
 from paddock_runner.store.create import assemble
 from paddock_runner.store.errors import DigestMismatchError, InvalidModelError, NotFoundError, SizeMismatchError
-from paddock_runner.store.files import require_space
-from paddock_runner.store.gguf import check_gguf
+from paddock_runner.store.files import make_folder, require_space
 from paddock_runner.store.manifests import StoredManifest
 from paddock_runner.store.model import LayerProgress
 from paddock_runner.store.place import place
+from paddock_runner.store.split import check_part
 from paddock_runner.store.store import Store
 from paddock_runner.store.writer import Check
 
@@ -63,6 +63,7 @@ async def fetch(
 
 
 async def _carry_out(store: Store, plan: FetchPlan, transport: Transport, progress: LayerProgress) -> StoredManifest:
+    make_folder(store.path)
     for _ in range(_TRIES):
         require_space(store.path, _missing(store, plan.files), "the model")
         blobs = await _bring_all(store, plan.files, transport, progress)
@@ -119,7 +120,7 @@ async def _bring_all(
 
 
 async def _bring(store: Store, file: PlannedFile, transport: Transport, progress: LayerProgress) -> Blob:
-    check: Check | None = check_gguf if file.kind in GGUF_KINDS else None
+    check: Check | None = check_part if file.kind in GGUF_KINDS else None
     if isinstance(file.where, Inline):
         data = io.BytesIO(file.where.data)
         return await asyncio.to_thread(store.write_blob, data, file.digest, len(file.where.data), check)

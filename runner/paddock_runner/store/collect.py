@@ -86,7 +86,19 @@ def _remove(store: Store, found: Collection, now: float) -> None:
     store.remove_stray_markers()
     store.sweep(PARTIAL_SECONDS)
     forget_missing(store)
+    _forget_journals(store)
     _empty_quarantine(store.path / ".paddock" / "quarantine", now - QUARANTINE_SECONDS)
+
+
+def _forget_journals(store: Store) -> None:
+    """Journals of blobs that are gone help nobody."""
+    folder = store.path / ".paddock" / "journals"
+    if not folder.is_dir():
+        return
+    with os_errors("deleting", folder), os.scandir(folder) as entries:
+        for entry in entries:
+            if not (store.path / "blobs" / f"sha256-{entry.name}").exists():
+                os.unlink(entry.path)
 
 
 def _empty_quarantine(folder: Path, before: float) -> None:

@@ -145,6 +145,7 @@ class PartialBlob(Draft):
         kept = kept_journal(self._folder, self._name)
         try:
             make_folder(kept.parent)
+            os.fchmod(self._journal, 0o644)
             self._journal_path.rename(kept)
         except (OSError, StoreError):
             self._journal_path.unlink(missing_ok=True)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-import shutil
+import stat
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,9 +18,17 @@ from paddock_runner.core.manifest import Layer
 from paddock_runner.core.names import ModelName
 from paddock_runner.store.blobs import Progress
 from paddock_runner.store.errors import CacheUnusableError, NotFoundError, StoreError
-from paddock_runner.store.files import make_folder, open_regular, os_errors, sync_folder, temporary_name
+from paddock_runner.store.files import (
+    make_folder,
+    open_regular,
+    os_errors,
+    read_bounded,
+    sync_folder,
+    temporary_name,
+)
+from paddock_runner.store.journal import MAX_JOURNAL_BYTES, parse
 from paddock_runner.store.manifests import StoredManifest
-from paddock_runner.store.partial import JOURNAL
+from paddock_runner.store.partial import JOURNAL, kept_journal
 from paddock_runner.store.store import Store
 from paddock_runner.store.usage import every_manifest
 from paddock_runner.store.writer import CHUNK_BYTES
@@ -137,23 +145,33 @@ def _quarantine(store: Store, digest: Digest, handle: int | None) -> Path | None
     return target
 
 
-def journal_path(store: Store, digest: Digest) -> Path:
-    """Where the journal of a finished download is kept: the checksum of each of its pieces."""
-    return store.path / ".paddock" / "journals" / digest.hex
-
-
 def prepare_repair(store: Store, checked: Checked) -> None:
     """Give a quarantined blob back to the download engine as an unfinished download, if its journal was kept.
 
     The engine proves each piece by the journal and fetches only those that are damaged. Without a journal nothing
     happens, and all of it is fetched. Raises CacheUnusableError, LockTimeoutError.
     """
-    journal, partial = journal_path(store, checked.digest), store.partial_path(checked.digest)
-    if checked.quarantine is None or not journal.is_file() or checked.quarantine.is_symlink():
+    damaged, partial = checked.quarantine, store.partial_path(checked.digest)
+    if damaged is None or (journal := _journal(store, checked.digest)) is None:
         return
+    data, size = journal
     with store.digest_lock(checked.digest, LOCK_SECONDS), os_errors("preparing", partial):
-        if partial.exists() or os.stat(checked.quarantine).st_nlink != 1:
+        status = damaged.lstat()
+        # A file with another name elsewhere is not ours to mend.
+        if partial.exists() or not stat.S_ISREG(status.st_mode) or status.st_nlink != 1:
             return
-        os.chmod(checked.quarantine, 0o600)
-        shutil.copyfile(journal, partial.with_name(f"{partial.name}{JOURNAL}"))
-        checked.quarantine.rename(partial)
+        if status.st_size > size:
+            os.truncate(damaged, size)
+        damaged.chmod(0o600)
+        partial.with_name(f"{partial.name}{JOURNAL}").write_bytes(data)
+        damaged.rename(partial)
+
+
+def _journal(store: Store, digest: Digest) -> tuple[bytes, int] | None:
+    """The journal that was kept and the blob's size that it tells; None without a sound one."""
+    try:
+        data = read_bounded(kept_journal(store.path / "blobs", digest), MAX_JOURNAL_BYTES)
+    except StoreError:
+        return None
+    facts = parse(data, digest)
+    return None if facts is None else (data[: facts.sound_bytes], facts.size)
