@@ -52,7 +52,7 @@ def test_accepted(tmp_path: Path, keys: dict[str, str], header: str) -> None:
 @pytest.mark.parametrize(
     ("keys", "match"),
     [
-        ({}, r"token, or username and password, or \.dockerconfigjson; it has none of them"),
+        ({}, r"username and password, or \.dockerconfigjson, or ssh-privatekey; it has none of them"),
         ({"password": SECRET}, "it has password"),
         ({"token": SECRET, "username": SECRET, "password": SECRET}, "it has token and username and password"),
         ({"token": ""}, "key token is empty"),

@@ -1,7 +1,7 @@
 """Which hosts and addresses a puller may reach: public ones over TLS, and whatever the environment lists by name.
 
-Called by `http`. The address is checked after name resolution and the connection goes to exactly that address, so a
-name that changes its answer gains nothing.
+Called by `transport`. The address is checked after name resolution and the connection goes to exactly that address, so
+a name that changes its answer gains nothing.
 """
 
 from __future__ import annotations
@@ -75,8 +75,8 @@ class HostRules:
             return
         if url.scheme != "https":
             raise InsecureSourceError(f"{url.host} would be reached without TLS; use https, or list it in {VARIABLE}")
-        if _is_literal(url.host):
-            self.check_address(url.host, url.host)
+        if (address := _literal(url.host)) is not None:
+            self.check_address(url.host, address)
 
     def check_address(self, host: str, address: str) -> None:
         """Raise ForbiddenAddressError unless `address` is public."""
@@ -84,12 +84,17 @@ class HostRules:
             raise ForbiddenAddressError(f"{host} has the address {address}, which is not public; list it in {VARIABLE}")
 
 
-def _is_literal(host: str) -> bool:
+def _literal(host: str) -> str | None:
+    """The address that a host is written as, also in the old ways that the C library takes (`127.1`, `0x7f.1`)."""
     try:
-        ipaddress.ip_address(host.partition("%")[0])
+        return str(ipaddress.ip_address(host.partition("%")[0]))
     except ValueError:
-        return False
-    return True
+        pass
+    try:
+        # HTTP clients hand such a host to the socket without asking a resolver.
+        return socket.inet_ntoa(socket.inet_aton(host))
+    except (OSError, UnicodeError):
+        return None
 
 
 class CheckedResolver(AbstractResolver):
@@ -108,6 +113,24 @@ class CheckedResolver(AbstractResolver):
             for item in found:
                 self._rules.check_address(host, item["host"])
         return found
+
+    async def close(self) -> None:
+        await self._inner.close()
+
+
+class NamedResolver(AbstractResolver):
+    """Resolves the proxies' own names, which may be private, and nothing else."""
+
+    def __init__(self, hosts: frozenset[str]) -> None:
+        self._hosts = hosts
+        self._inner = ThreadedResolver()
+
+    async def resolve(
+        self, host: str, port: int = 0, family: socket.AddressFamily = socket.AF_INET
+    ) -> list[ResolveResult]:
+        if host not in self._hosts:
+            raise ForbiddenAddressError(f"{host} is not a proxy")
+        return (await self._inner.resolve(host, port, family))[:MAX_ADDRESSES]
 
     async def close(self) -> None:
         await self._inner.close()

@@ -1,4 +1,4 @@
-"""Credentials of one origin and the ways to show them: basic, bearer, registry tokens, Ollama's signed tokens.
+"""Credentials of one origin and the ways to show them: fixed ones, registry tokens, Ollama's signed tokens.
 
 `access_for` picks one for a source; `transport` asks it for a header and sends that to its origin alone. No value of a
 credential stands in a `repr`, a message or a log line.
@@ -8,32 +8,39 @@ from __future__ import annotations
 
 import base64
 import hashlib
-import json
 import os
+import re
 import secrets
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
+from urllib.parse import parse_qsl, urlencode, urlsplit, urlunsplit
 
-from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
-from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat, load_ssh_private_key
-from yarl import URL
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
+from paddock_runner.core.manifest import InvalidManifestError, strict_json
 from paddock_runner.sources.challenge import Challenge
-from paddock_runner.sources.credentials import authorization
+from paddock_runner.sources.credentials import authorization, hosts_of, private_key
 from paddock_runner.sources.errors import UnauthorizedError
+from paddock_runner.sources.ollama_key import KEY_VARIABLE, key_file, obtain_key, parse_key
+from paddock_runner.store.errors import NotFoundError
 
 if TYPE_CHECKING:
     from paddock_runner.sources.transport import Transport
 
-KEY_VARIABLE = "PADDOCK_OLLAMA_KEY"
 MAX_TOKEN_BYTES = 64 * 1024
-MAX_KEY_BYTES = 16 * 1024
-DEFAULT_EXPIRY_SECONDS = 60.0
+MIN_EXPIRY_SECONDS = 60.0
+MAX_EXPIRY_SECONDS = 24 * 3600.0
 _MARGIN_SECONDS = 10.0
+_WORD = re.compile(r"[!-~]+")
+_OLLAMA_HOSTS = ("registry.ollama.ai", "ollama.com")
+_DOCKER_HUB, _DOCKER_HUB_REALM = "registry-1.docker.io", "auth.docker.io"
+_NO_SUM = base64.b64encode(hashlib.sha256(b"").hexdigest().encode()).decode()
+
+Query = list[tuple[str, str]]
 
 
 class Access(Protocol):
@@ -43,13 +50,13 @@ class Access(Protocol):
     def origin(self) -> str: ...
 
     def ready(self) -> str | None:
-        """The header to send without being asked, None before there is one."""
+        """The header to send without being asked, None before there is one or once it is too old."""
         ...
 
     async def header(self, transport: Transport, challenges: Sequence[Challenge], scope: str) -> str | None:
         """The header that answers a 401, None if there is none. `scope` is used when the challenge names none.
 
-        Raises UnauthorizedError, NetworkError.
+        Raises UnauthorizedError and what the transport raises.
         """
         ...
 
@@ -72,129 +79,168 @@ class FixedAccess:
 class TokenAccess:
     """The token flow of the distribution specification: GET realm?service&scope gives a short-lived bearer token.
 
-    `basic` is the header for the realm, "" to ask as nobody. It is sent to a realm on the registry's own host or a
-    parent domain's sibling named in `realms`, never elsewhere.
+    `basic` is the value of Authorization for it, "" to ask as nobody. It goes to a realm on the registry's own host or
+    on one of `realms`, never elsewhere. A Basic challenge is answered with it as well.
     """
 
     origin: str
     basic: str = field(default="", repr=False)
-    realms: tuple[str, ...] = ()
-    _token: str = field(default="", repr=False)
+    realms: Collection[str] = ()
+    _value: str = field(default="", repr=False)
     _until: float = 0.0
-    _plain: bool = False
 
     def ready(self) -> str | None:
-        if self._plain:
-            return self.basic
-        return f"Bearer {self._token}" if self._token and time.monotonic() < self._until else None
+        return self._value if self._value and time.monotonic() < self._until else None
 
     async def header(self, transport: Transport, challenges: Sequence[Challenge], scope: str) -> str | None:
-        for challenge in challenges:
-            if challenge.scheme == "bearer" and "realm" in challenge.parameters:
-                await self._fetch(transport, challenge, scope)
-                return self.ready()
-            if challenge.scheme == "basic" and self.basic:
-                self._plain = True
-                return self.basic
-        return None
-
-    async def _fetch(self, transport: Transport, challenge: Challenge, scope: str) -> None:
-        realm = _realm(challenge)
-        query = [("service", challenge.parameters.get("service", ""))]
-        query += [("scope", part) for part in (challenge.parameters.get("scope") or scope).split()]
-        url = realm.extend_query([(name, value) for name, value in query if value])
-        own = realm.host in (URL(self.origin).host, *self.realms)
-        headers = {"Authorization": self.basic} if self.basic and own else {}
-        self._token, seconds = _token_of((await transport.read(str(url), limit=MAX_TOKEN_BYTES, headers=headers)).body)
-        self._until = time.monotonic() + max(seconds - _MARGIN_SECONDS, 1.0)
+        bearer = _bearer(challenges)
+        if bearer is not None:
+            realm, headers = _realm(bearer), {}
+            if self.basic:
+                _check_realm(realm, self.origin, self.realms)
+                headers = {"Authorization": self.basic}
+            token, seconds = await _token(transport, _with_query(realm, _query(bearer, scope)), headers)
+            self._value, self._until = f"Bearer {token}", time.monotonic() + seconds - _MARGIN_SECONDS
+        elif self.basic and (not challenges or any(item.scheme == "basic" for item in challenges)):
+            # Some servers refuse without a word of how: the credentials are all there is to try.
+            self._value, self._until = self.basic, float("inf")
+        return self.ready()
 
 
 @dataclass(slots=True)
 class OllamaAccess:
-    """Ollama's flow: the request for a token is signed with an ed25519 key (server/auth.go of ollama)."""
+    """Ollama's flow: the request for a token is signed with an ed25519 key, at a realm on the registry's own host.
+
+    `key` is used if given, else that of `key_file`, which is made when it is needed and not there.
+    """
 
     origin: str
-    key_file: Path
-    _token: str = field(default="", repr=False)
+    key_file: Path | None = None
+    key: Ed25519PrivateKey | None = field(default=None, repr=False)
+    _value: str = field(default="", repr=False)
 
     def ready(self) -> str | None:
-        return f"Bearer {self._token}" if self._token else None
+        return self._value or None
 
     async def header(self, transport: Transport, challenges: Sequence[Challenge], scope: str) -> str | None:
-        challenge = next((item for item in challenges if item.scheme == "bearer"), None)
-        if challenge is None or "realm" not in challenge.parameters:
+        challenge = _bearer(challenges)
+        if challenge is None:
             return None
         realm = _realm(challenge)
-        if realm.host != URL(self.origin).host:
-            raise UnauthorizedError(f"the registry sends to the realm {realm.host}, which is another host than its own")
-        url = str(realm.with_query(_signed_query(challenge, scope)))
-        headers = {"Authorization": sign(_read_key(self.key_file), "GET", url)}
-        self._token, _ = _token_of((await transport.read(url, limit=MAX_TOKEN_BYTES, headers=headers)).body)
-        return self.ready()
+        _check_realm(realm, self.origin, ())
+        if self.key is None:
+            self.key = obtain_key(self.key_file or key_file())
+        nonce = base64.urlsafe_b64encode(secrets.token_bytes(16)).decode().rstrip("=")
+        url = _with_query(realm, [*_query(challenge, scope), ("nonce", nonce), ("ts", str(int(time.time())))])
+        token, _ = await _token(transport, url, {"Authorization": sign(self.key, "GET", url)})
+        self._value = f"Bearer {token}"
+        return self._value
 
 
-def _signed_query(challenge: Challenge, scope: str) -> list[tuple[str, str]]:
-    scopes = (challenge.parameters.get("scope") or scope).split()
-    query = [("nonce", secrets.token_urlsafe(16)), *(("scope", part) for part in scopes)]
-    return sorted([*query, ("service", challenge.parameters.get("service", "")), ("ts", str(int(time.time())))])
+@dataclass(slots=True)
+class EitherAccess:
+    """Answers in the first of several ways that the token server takes."""
+
+    origin: str
+    ways: tuple[Access, ...]
+    _chosen: Access | None = None
+
+    def ready(self) -> str | None:
+        return None if self._chosen is None else self._chosen.ready()
+
+    async def header(self, transport: Transport, challenges: Sequence[Challenge], scope: str) -> str | None:
+        if self._chosen is not None:
+            return await self._chosen.header(transport, challenges, scope)
+        refusal: UnauthorizedError | NotFoundError | None = None
+        for way in self.ways:
+            try:
+                value = await way.header(transport, challenges, scope)
+            except (UnauthorizedError, NotFoundError) as error:
+                refusal = refusal or error
+                continue
+            self._chosen = way
+            return value
+        raise refusal or UnauthorizedError(f"nothing answers the challenge of {self.origin}")
+
+
+def access_for(credentials: Path | None, origin: str, environment: Mapping[str, str] = os.environ) -> Access:
+    """What to show to `origin`: the mounted Secret at `credentials`, else nobody's tokens or Ollama's key.
+
+    Raises UnauthorizedError, retryable, if the Secret cannot be used.
+    """
+    host = urlsplit(origin).netloc.lower()
+    if credentials is None:
+        return _without_secret(origin, host, environment)
+    if (text := private_key(credentials)) is not None:
+        return OllamaAccess(origin, key=parse_key(text, "the Secret's ssh-privatekey"))
+    value = authorization(credentials, host)
+    if value.startswith("Bearer "):
+        return FixedAccess(origin, value)
+    return TokenAccess(origin, value, hosts_of(credentials) | ({_DOCKER_HUB_REALM} if host == _DOCKER_HUB else set()))
+
+
+def _without_secret(origin: str, host: str, environment: Mapping[str, str]) -> Access:
+    anonymous, path = TokenAccess(origin), key_file(environment)
+    own = OllamaAccess(origin, path)
+    if environment.get(KEY_VARIABLE) or (host in _OLLAMA_HOSTS and path.is_file()):
+        return EitherAccess(origin, (own, anonymous))
+    return EitherAccess(origin, (anonymous, own)) if path.is_file() else anonymous
 
 
 def sign(key: Ed25519PrivateKey, method: str, url: str) -> str:
     """The value of Authorization for a request without a body: public key blob and signature, both base64."""
-    digest = base64.b64encode(hashlib.sha256(b"").hexdigest().encode()).decode()
-    signature = key.sign(f"{method},{url},{digest}".encode())
     blob = key.public_key().public_bytes(Encoding.OpenSSH, PublicFormat.OpenSSH).split()[1].decode()
-    return f"{blob}:{base64.b64encode(signature).decode()}"
+    return f"{blob}:{base64.b64encode(key.sign(f'{method},{url},{_NO_SUM}'.encode())).decode()}"
 
 
-def _read_key(path: Path) -> Ed25519PrivateKey:
+def _bearer(challenges: Sequence[Challenge]) -> Challenge | None:
+    return next((item for item in challenges if item.scheme == "bearer" and item.parameters.get("realm")), None)
+
+
+def _realm(challenge: Challenge) -> str:
+    realm = challenge.parameters["realm"]
     try:
-        with path.open("rb") as file:
-            key = load_ssh_private_key(file.read(MAX_KEY_BYTES), None)
-    except (OSError, ValueError, TypeError, UnsupportedAlgorithm):
-        raise UnauthorizedError(
-            f"the registry asks for a signature, and {path.name} is no readable ed25519 key without a passphrase; "
-            f"name one in {KEY_VARIABLE}, or give the source a secretRef"
-        ) from None
-    if not isinstance(key, Ed25519PrivateKey):
-        raise UnauthorizedError(f"{path.name} must be an ed25519 key")
-    return key
-
-
-def _realm(challenge: Challenge) -> URL:
-    try:
-        return URL(challenge.parameters["realm"])
+        parts = urlsplit(realm)
+        good = parts.scheme in ("http", "https") and bool(parts.hostname) and "@" not in parts.netloc
     except ValueError:
-        raise UnauthorizedError("the registry names a realm that is no URL") from None
+        good = False
+    if not good or not _WORD.fullmatch(realm):
+        raise UnauthorizedError("the registry names a token server (realm) that is no URL")
+    return realm
 
 
-def _token_of(body: bytes) -> tuple[str, float]:
-    """(token, seconds of life) of the answer. Raises UnauthorizedError."""
+def _check_realm(realm: str, origin: str, others: Collection[str]) -> None:
+    """Credentials stay on the host that they were given for."""
+    host, own = urlsplit(realm).netloc.lower(), urlsplit(origin).netloc.lower()
+    if host != own and host not in others:
+        raise UnauthorizedError(
+            f"the registry {own} sends to a token server on another host ({host[:255]}), which gets no credentials; if "
+            f"that is right, give them in a .dockerconfigjson that has an entry for {host[:255]} too"
+        )
+
+
+def _query(challenge: Challenge, scope: str) -> Query:
+    scopes = (challenge.parameters.get("scope") or scope).split()
+    return [("service", challenge.parameters.get("service", "")), *(("scope", item) for item in scopes)]
+
+
+def _with_query(realm: str, query: Query) -> str:
+    """The realm with its own parameters and these, sorted by name, as Ollama's servers check the signature."""
+    parts = urlsplit(realm)
+    pairs = [*parse_qsl(parts.query, keep_blank_values=True), *((name, value) for name, value in query if value)]
+    return urlunsplit((parts.scheme, parts.netloc, parts.path, urlencode(sorted(pairs, key=lambda item: item[0])), ""))
+
+
+async def _token(transport: Transport, url: str, headers: Mapping[str, str]) -> tuple[str, float]:
+    """(token, seconds of life). Raises UnauthorizedError, also for an answer that holds no token."""
+    answer = await transport.read(url, limit=MAX_TOKEN_BYTES, accept="application/json", headers=headers, alone=True)
     try:
-        value = json.loads(body)
-        token = value.get("token") or value.get("access_token")
-        seconds = float(value.get("expires_in") or DEFAULT_EXPIRY_SECONDS)
-    except (ValueError, AttributeError, TypeError):
-        raise UnauthorizedError("the registry's token service answers with something that is no token") from None
-    if not isinstance(token, str) or not token.isascii() or not token.isprintable() or " " in token or not token:
-        raise UnauthorizedError("the registry's token service answers with something that is no token")
-    return token, seconds
-
-
-def key_file(environment: Mapping[str, str] = os.environ) -> Path:
-    """The private key that signs for registries of Ollama's kind."""
-    named = environment.get(KEY_VARIABLE)
-    return Path(named) if named else Path(environment.get("HOME", "/")) / ".ollama" / "id_ed25519"
-
-
-def access_for(credentials: Path | None, origin: str, environment: Mapping[str, str] = os.environ) -> Access:
-    """What to show to `origin`: the mounted Secret at `credentials`, else nobody's tokens.
-
-    Raises UnauthorizedError, retryable, if the Secret cannot be used.
-    """
-    if credentials is None:
-        return TokenAccess(origin)
-    url = URL(origin)
-    port = f":{url.explicit_port}" if url.explicit_port else ""
-    value = authorization(credentials, f"{url.host}{port}")
-    return FixedAccess(origin, value) if value.startswith("Bearer ") else TokenAccess(origin, value)
+        value = strict_json(answer.body, MAX_TOKEN_BYTES)
+    except InvalidManifestError:
+        value = None
+    fields = value if isinstance(value, dict) else {}
+    token, seconds = fields.get("token") or fields.get("access_token"), fields.get("expires_in")
+    if not isinstance(token, str) or not _WORD.fullmatch(token):
+        raise UnauthorizedError(f"the token server {urlsplit(url).hostname} answers with something that is no token")
+    known = seconds if isinstance(seconds, int | float) else 0.0
+    return token, min(max(known, MIN_EXPIRY_SECONDS), MAX_EXPIRY_SECONDS)

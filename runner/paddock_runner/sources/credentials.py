@@ -1,7 +1,7 @@
-"""The credentials of a registry from a mounted Secret: a folder with one file per key. Called by `ollama`.
+"""The credentials of a registry from a mounted Secret: a folder with one file per key. Called by `auth`.
 
-Three shapes are known: `token`; `username` and `password`; `.dockerconfigjson`. Values go into one header for one host
-and nowhere else: no message, log line or `repr` holds them.
+Four shapes are known: `token`; `username` and `password`; `.dockerconfigjson`; `ssh-privatekey`. Values go into one
+header for one host and nowhere else: no message, log line or `repr` holds them.
 """
 
 from __future__ import annotations
@@ -20,7 +20,10 @@ from paddock_runner.store.files import open_regular
 
 MAX_VALUE_BYTES = 64 * 1024
 DOCKER = ".dockerconfigjson"
-_NEEDED = f"the Secret of secretRef must hold token, or username and password, or {DOCKER}"
+PRIVATE_KEY = "ssh-privatekey"
+_NEEDED = f"the Secret of secretRef must hold token, or username and password, or {DOCKER}, or {PRIVATE_KEY}"
+_DOCKER_HUB = "registry-1.docker.io"
+_DOCKER_HUB_NAMES = ("index.docker.io", "docker.io")
 _TOKEN = re.compile(r"[!-~]+")
 _SCHEME = re.compile(r"\A[a-z][a-z0-9+.-]*://")
 
@@ -41,6 +44,21 @@ def authorization(folder: Path, host: str) -> str:
         return _from_docker(found[DOCKER], host)
     has = f"it has {' and '.join(found)}" if found else "it has none of them"
     raise _unusable(f"{_NEEDED}; {has}")
+
+
+def private_key(folder: Path) -> bytes | None:
+    """The Secret's `ssh-privatekey` (with which Ollama's registries are asked), None without one.
+
+    Raises UnauthorizedError (retryable) for one that cannot be read.
+    """
+    text = _read(folder, PRIVATE_KEY)
+    return None if text is None else f"{text}\n".encode()
+
+
+def hosts_of(folder: Path) -> frozenset[str]:
+    """The hosts of the Secret's `.dockerconfigjson`, in lower case; none without one. Raises UnauthorizedError."""
+    text = _read(folder, DOCKER)
+    return frozenset() if text is None else frozenset(_host_of(name) for name in _auths(text))
 
 
 def _unusable(message: str) -> UnauthorizedError:
@@ -80,7 +98,7 @@ def _basic(username: str, password: str, where: str) -> str:
     return "Basic " + base64.b64encode(f"{username}:{password}".encode()).decode()
 
 
-def _from_docker(text: str, host: str) -> str:
+def _auths(text: str) -> dict[str, Any]:
     try:
         value = strict_json(text.encode(), MAX_VALUE_BYTES)
     except InvalidManifestError:
@@ -88,7 +106,12 @@ def _from_docker(text: str, host: str) -> str:
     hosts = value.get("auths") if isinstance(value, dict) else None
     if not isinstance(hosts, dict):
         raise _unusable(f"the Secret's key {DOCKER} must be a JSON object with auths")
-    entry = next((entry for name, entry in hosts.items() if _host_of(name) == host.lower()), None)
+    return hosts
+
+
+def _from_docker(text: str, host: str) -> str:
+    wanted = (host.lower(), *(_DOCKER_HUB_NAMES if host.lower() == _DOCKER_HUB else ()))
+    entry = next((entry for name, entry in _auths(text).items() if _host_of(name) in wanted), None)
     if not isinstance(entry, dict):
         raise _unusable(f"the Secret's key {DOCKER} has no entry for {host}")
     return _from_entry(entry, f"entry for {host} in {DOCKER}")

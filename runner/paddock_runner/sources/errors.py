@@ -36,12 +36,12 @@ class UnauthorizedError(StoreError):
 class NetworkError(StoreError):
     """The transfer failed; `retryable` unless the server said that trying again is useless.
 
-    `retry_after`: seconds that the server asks to wait, None if it does not say.
+    `retry_after`: seconds that the server asks to wait, 0 if it does not say.
     """
 
     reason = "NetworkError"
 
-    def __init__(self, message: str, retryable: bool = True, retry_after: float | None = None) -> None:
+    def __init__(self, message: str, retryable: bool = True, retry_after: float = 0.0) -> None:
         super().__init__(message)
         self.retryable = retryable
         self.retry_after = retry_after

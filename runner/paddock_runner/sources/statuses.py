@@ -1,35 +1,69 @@
-"""HTTP statuses and Retry-After as typed errors. Called by `transport`."""
+"""HTTP statuses, Retry-After and failed connections as typed errors whose words are safe to show.
+
+Called by `transport`. The query of a URL is never shown: it may hold a signature.
+"""
 
 from __future__ import annotations
 
+import re
+import ssl
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 
+import aiohttp
+from yarl import URL
+
 from paddock_runner.sources.errors import NetworkError, UnauthorizedError
-from paddock_runner.store.errors import NotFoundError
+from paddock_runner.sources.network import CA_FILE
+from paddock_runner.store.errors import NotFoundError, StoreError
 
 MAX_SHOWN_PATH = 512
-"""The query is never shown: it may hold a signature."""
+_QUERY = re.compile(r"\?\S*")
 
 
-def raise_for_status(status: int, host: str, path: str, wait: float | None) -> None:
-    """Raise UnauthorizedError, NotFoundError or NetworkError (with `wait` seconds) for a status nobody wanted."""
+def shown(url: URL) -> str:
+    """A URL for people: host and path."""
+    return f"{url.host}{url.path[:MAX_SHOWN_PATH]}"
+
+
+def from_status(status: int, url: URL, wait: float) -> StoreError:
+    """UnauthorizedError, NotFoundError or NetworkError (with `wait` seconds) for a status nobody wanted."""
     if status in (401, 403):
-        raise UnauthorizedError(f"{host} refuses the download (HTTP {status})")
+        return UnauthorizedError(f"{url.host} refuses {url.path[:MAX_SHOWN_PATH]} (HTTP {status})")
     if status in (404, 410):
-        raise NotFoundError(f"{host} does not have {path[:MAX_SHOWN_PATH]} (HTTP {status})")
+        return NotFoundError(f"{url.host} does not have {url.path[:MAX_SHOWN_PATH]} (HTTP {status})")
     retryable = status in (408, 425, 429) or status >= 500
-    raise NetworkError(f"{host} answers HTTP {status}", retryable=retryable, retry_after=wait)
+    message = f"{url.host} answers HTTP {status} for {url.path[:MAX_SHOWN_PATH]}"
+    return NetworkError(message, retryable=retryable, retry_after=wait)
 
 
-def retry_after(headers: Mapping[str, str]) -> float | None:
-    """Seconds that the header Retry-After asks for, in either of its forms; None without a sensible one."""
+def retry_after(headers: Mapping[str, str]) -> float:
+    """Seconds that the header Retry-After asks for, in either of its forms; 0 without a sensible one."""
     text = headers.get("Retry-After", "").strip()
-    if text.isdecimal() and len(text) < 10:
+    if text.isascii() and text.isdecimal() and len(text) < 10:
         return float(text)
     try:
-        moment = parsedate_to_datetime(text)
-        return max(0.0, (moment - datetime.now(UTC)).total_seconds())
-    except (TypeError, ValueError):
-        return None
+        return max(0.0, (parsedate_to_datetime(text) - datetime.now(UTC)).total_seconds())
+    except (TypeError, ValueError, OverflowError):
+        return 0.0
+
+
+def from_failure(error: Exception, url: URL) -> NetworkError:
+    """The error for a connection that could not be made, or that broke."""
+    if isinstance(error, aiohttp.ClientConnectorCertificateError | ssl.SSLCertVerificationError):
+        problem = _QUERY.sub("", str(getattr(error, "certificate_error", error)))[:200]
+        return NetworkError(
+            f"the certificate of {url.host} is not trusted ({problem}); if an authority of your own signed it, name "
+            f"the file with that authority's certificate in {CA_FILE}",
+            retryable=False,
+        )
+    if isinstance(error, TimeoutError):
+        return NetworkError(f"{url.host} sent nothing in time")
+    if isinstance(error, aiohttp.ClientProxyConnectionError):
+        return NetworkError(f"the proxy on the way to {url.host} cannot be reached")
+    if isinstance(error, aiohttp.ClientHttpProxyError):
+        return NetworkError(f"the proxy on the way to {url.host} answers HTTP {error.status}")
+    if isinstance(error, aiohttp.ClientConnectorError):
+        return NetworkError(f"{url.host} cannot be reached: {error.strerror or type(error.os_error).__name__}")
+    return NetworkError(f"{url.host}: {type(error).__name__}: {_QUERY.sub('', str(error))[:300]}")
