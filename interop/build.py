@@ -1,9 +1,9 @@
 """Build the programs that Paddock must get along with, once: `python3 -m interop.build`.
 
 Called by `conftest.py` and by hand, with the interpreter of `.venv` (it has pip, cmake and ninja). Stock `ollama` comes
-from its Go module, the programs of llama.cpp that it starts from the source inside the llama-cpp-python package, so both
-sides run the same one. They lie in `~/.cache/paddock/interop/<key>` as `bin/ollama` and `lib/ollama/llama-server`, where
-`ollama` looks for them. PADDOCK_LLAMA_BIN names a folder of such programs that were built already.
+from its Go module, the programs of llama.cpp that it starts from the source inside the llama-cpp-python package: both
+sides run the same one. They lie in `~/.cache/paddock/interop/<key>` as `bin/ollama` and `lib/ollama/llama-server`,
+where `ollama` looks for them. PADDOCK_LLAMA_BIN names a folder of such programs that were built already.
 """
 
 from __future__ import annotations
