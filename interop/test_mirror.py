@@ -18,7 +18,8 @@ def test_a_stock_client_pulls_from_a_mirror(
     program: Path, tmp_path: Path, tiny: Path, created: Callable[..., Path]
 ) -> None:
     ours = created("tiny:1b", tiny, "SYSTEM Be kind.", "PARAMETER stop END")
-    command = [sys.executable, "-m", "paddock_runner", "serve-blobs", "--models", ours, "--listen", "127.0.0.1:0"]
+    words = ["serve-blobs", "--models", str(ours), "--listen", "127.0.0.1:0"]
+    command = [sys.executable, "-m", "paddock_runner", *words]
     with (
         subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as mirror,
         serving(program, tmp_path / "home", tmp_path / "theirs") as stock,

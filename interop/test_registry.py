@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from tests.support.ollama_registry import Auth, Fault, OllamaRegistry, Uploads
+from tests.support.ollama_registry import Auth, Fault, OllamaRegistry, Uploads, digest_of
 from tests.support.ollama_registry_http import serving_registry
 
+from interop.conftest import runner
 from interop.stock import Ollama, StockError, serving
 
 MANIFEST = "manifests/registry.ollama.ai/library/tiny/1b"
@@ -55,6 +57,44 @@ def test_stock_pushes_to_it(
         assert {path.name: path.read_bytes() for path in registry.folder.iterdir()} == blobs
         assert ("me/tiny", "1b") in registry.manifests
         stock_pulls_back(stock, name)
+
+
+def test_paddock_pulls_what_stock_pushed(
+    program: Path, tmp_path: Path, tiny: Path, created: Callable[..., Path]
+) -> None:
+    ours = created("tiny:1b", tiny, "SYSTEM Be kind.")
+    with (
+        serving_registry(tmp_path / "registry", "ollama") as registry,
+        serving(program, tmp_path / "home", ours) as stock,
+    ):
+        stock.copy("tiny:1b", f"{registry.host}/me/tiny:1b")
+        stock.push(f"{registry.host}/me/tiny:1b")
+        allowed = {"PADDOCK_ALLOW_INSECURE_HOSTS": registry.listed, "PADDOCK_OLLAMA_KEY": str(stock.key)}
+        request = tmp_path / "request.json"
+        request.write_text(json.dumps({"source": {"ollama": {"name": registry.name("me/tiny:1b")}}, "digest": None}))
+        fresh = tmp_path / "fresh"
+        last = runner("pull", "--models", fresh, "--request", request, **allowed)[-1]
+        assert last["event"] == "result", last
+        assert last["result"]["digest"] == digest_of(registry.manifests["me/tiny", "1b"])
+        assert len(registry.keys) == 1, "both signed with the same key"
+    assert {path.name for path in (fresh / "blobs").iterdir()} == {path.name for path in (ours / "blobs").iterdir()}
+
+
+@pytest.mark.parametrize("uploads", ["redirect", "chunks", "whole"])
+def test_stock_pulls_what_paddock_pushed(
+    program: Path, tmp_path: Path, tiny: Path, created: Callable[..., Path], uploads: Uploads
+) -> None:
+    ours = created("tiny:1b", tiny, "SYSTEM Be kind.")
+    with (
+        serving_registry(tmp_path / "registry", "ollama", uploads) as registry,
+        serving(program, tmp_path / "home", tmp_path / "theirs") as stock,
+    ):
+        name, key = f"{registry.host}/me/tiny:1b", str(stock.key)
+        words = ["push", "--models", ours, "tiny:1b", name, "--insecure"]
+        allowed = {"PADDOCK_ALLOW_INSECURE_HOSTS": registry.other_host, "PADDOCK_OLLAMA_KEY": key}
+        assert runner(*words, **allowed)[-1] == {"status": "success"}
+        assert stock.pull(name)[-1] == "success"
+        assert stock.show(name)["system"] == "Be kind."
 
 
 def stock_pulls_back(stock: Ollama, name: str) -> None:

@@ -84,6 +84,8 @@ class OllamaRegistry:
         """Answer blobs with their bytes instead of a redirect."""
         self.token_uses = 1_000_000
         """A token is refused after that many requests."""
+        self.revoke_after: set[int] = set()
+        """After so many authorised requests every token of before is refused."""
         self.refused_keys: set[str] = set()
         self.keys: set[str] = set()
         """Public keys (base64) whose signatures were good."""
@@ -94,6 +96,7 @@ class OllamaRegistry:
         self.host = ""
         self.lock = threading.Lock()
         self._tokens: dict[str, int] = {}
+        self._authorised = 0
         self._uploads: dict[str, Upload] = {}
         self._secret = secrets.token_hex(8)
         folder.mkdir(parents=True, exist_ok=True)
@@ -193,9 +196,13 @@ class OllamaRegistry:
             return True
         if self.auth == "basic":
             return header == basic_header()
+        token = header.removeprefix("Bearer ")
         with self.lock:
-            left = self._tokens.get(header.removeprefix("Bearer "), 0)
-            self._tokens[header.removeprefix("Bearer ")] = left - 1
+            left = self._tokens.get(token, 0)
+            self._tokens[token] = left - 1
+            self._authorised += left > 0
+            if left > 0 and self._authorised in self.revoke_after:
+                self._tokens.clear()
         return left > 0
 
     def may_have_token(self, url: str, header: str) -> bool:

@@ -7,13 +7,15 @@ from __future__ import annotations
 
 import json
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from urllib.parse import parse_qs, urlsplit
 
 from tests.support.ollama_registry import Auth, OllamaRegistry, Seen, Upload, Uploads, digest_of
+
+NO_HEADERS: Mapping[str, str] = {}
 
 
 class Handler(BaseHTTPRequestHandler):
@@ -70,10 +72,10 @@ class Handler(BaseHTTPRequestHandler):
     def _faulty(self, step: str) -> bool:
         fault = self.registry.fault(step)
         if fault is not None:
-            self._send(step, fault.status, fault.body, **fault.headers)
+            self._send(step, fault.status, fault.body, fault.headers)
         return fault is not None
 
-    def _send(self, step: str, status: int, body: bytes = b"", **headers: str) -> None:
+    def _send(self, step: str, status: int, body: bytes = b"", headers: Mapping[str, str] = NO_HEADERS) -> None:
         shown = dict(self.headers.items())
         self.registry.seen.append(Seen(step, self.command, self.path, shown, status))
         self.send_response(status)
@@ -86,10 +88,10 @@ class Handler(BaseHTTPRequestHandler):
     def _challenge(self, step: str, repository: str) -> None:
         registry = self.registry
         if registry.auth == "basic":
-            return self._send(step, 401, **{"WWW-Authenticate": 'Basic realm="registry"'})
+            return self._send(step, 401, headers={"WWW-Authenticate": 'Basic realm="registry"'})
         actions = "pull" if self.command in ("GET", "HEAD") else "pull,push"
         value = f'Bearer realm="{registry.origin}/token",service="tests",scope="repository:{repository}:{actions}"'
-        return self._send(step, 401, **{"WWW-Authenticate": value})
+        return self._send(step, 401, headers={"WWW-Authenticate": value})
 
     def _token(self) -> None:
         if self._faulty("token"):
@@ -106,17 +108,17 @@ class Handler(BaseHTTPRequestHandler):
         if data is None:
             return self._send(step, 404, b'{"errors":[{"code":"MANIFEST_UNKNOWN"}]}')
         found = {"Content-Type": json.loads(data)["mediaType"], "Docker-Content-Digest": digest_of(data)}
-        return self._send(step, 200, data, **found)
+        return self._send(step, 200, data, found)
 
     def _blob(self, step: str, digest: str) -> None:
         data = self.registry.blob(digest)
         if data is None:
             return self._send(step, 404)
         if self.command == "HEAD":
-            return self._send(step, 200, **{"Content-Length": str(len(data))})
+            return self._send(step, 200, headers={"Content-Length": str(len(data))})
         if self.registry.direct:
             return self._bytes(step, data)
-        return self._send(step, 307, Location=self.registry.signed(f"/data/{digest}"))
+        return self._send(step, 307, headers={"Location": self.registry.signed(f"/data/{digest}")})
 
     def _data(self, digest: str) -> None:
         data = self.registry.blob(digest)
@@ -132,8 +134,8 @@ class Handler(BaseHTTPRequestHandler):
         first, _, last = wanted.removeprefix("bytes=").partition("-")
         start, end = int(first), min(int(last or len(data) - 1), len(data) - 1)
         if start > end:
-            return self._send(step, 416, **{"Content-Range": f"bytes */{len(data)}"})
-        return self._send(step, 206, data[start : end + 1], **{"Content-Range": f"bytes {start}-{end}/{len(data)}"})
+            return self._send(step, 416, headers={"Content-Range": f"bytes */{len(data)}"})
+        return self._send(step, 206, data[start : end + 1], {"Content-Range": f"bytes {start}-{end}/{len(data)}"})
 
     def _uploading(self, step: str, repository: str, name: str) -> None:
         upload = self.registry.upload(name)
@@ -145,16 +147,16 @@ class Handler(BaseHTTPRequestHandler):
             return self._chunk(step, repository, name, upload)
         if self.command == "PUT":
             return self._commit(step, name, upload)
-        return self._send(step, 204, Range=f"0-{max(len(upload.data) - 1, 0)}", Location=self._at(repository, name))
+        return self._send(step, 204, headers={**_range(upload), "Location": self._at(repository, name)})
 
     def _at(self, repository: str, name: str) -> str:
         return f"/v2/{repository}/blobs/uploads/{name}"
 
     def _begin(self, step: str, repository: str) -> None:
         if self.registry.blob(self._query["mount"]) is not None if "mount" in self._query else False:
-            return self._send(step, 201, Location=f"/v2/{repository}/blobs/{self._query['mount']}")
+            return self._send(step, 201, headers={"Location": f"/v2/{repository}/blobs/{self._query['mount']}"})
         location = self.registry.origin + self._at(repository, self.registry.start_upload())
-        return self._send(step, 202, Location=location, **{"Docker-Upload-Location": location})
+        return self._send(step, 202, headers={"Location": location, "Docker-Upload-Location": location})
 
     def _chunk(self, step: str, repository: str, name: str, upload: Upload) -> None:
         location = self.registry.origin + self._at(repository, name)
@@ -163,12 +165,14 @@ class Handler(BaseHTTPRequestHandler):
         if self.registry.uploads == "redirect" and self.headers.get("X-Redirect-Uploads") == "1":
             number = int(self._query.get("part", 0))
             following = {"Docker-Upload-Location": f"{location}?part={number + 1}"}
-            return self._send(step, 307, Location=self.registry.signed(f"/data/{name}/{number}"), **following)
+            return self._send(
+                step, 307, headers={"Location": self.registry.signed(f"/data/{name}/{number}"), **following}
+            )
         first, _, last = self.headers["Content-Range"].partition("-")
         if int(first) != len(upload.data) or int(last) - int(first) + 1 != len(self._body):
-            return self._send(step, 416, Location=location, Range=f"0-{max(len(upload.data) - 1, 0)}")
+            return self._send(step, 416, headers={**_range(upload), "Location": location})
         upload.parts[len(upload.parts)] = self._body
-        return self._send(step, 202, Location=location, Range=f"0-{len(upload.data) - 1}")
+        return self._send(step, 202, headers={**_range(upload), "Location": location})
 
     def _part(self, name: str, number: int) -> None:
         upload = self.registry.upload(name)
@@ -191,7 +195,11 @@ class Handler(BaseHTTPRequestHandler):
         if any(self.registry.blob(digest) is None for digest in wanted):
             return self._send("publish", 400, b'{"errors":[{"code":"MANIFEST_BLOB_UNKNOWN"}]}')
         self.registry.manifests[repository, reference] = self._body
-        return self._send("publish", 201, **{"Docker-Content-Digest": digest_of(self._body)})
+        return self._send("publish", 201, headers={"Docker-Content-Digest": digest_of(self._body)})
+
+
+def _range(upload: Upload) -> dict[str, str]:
+    return {"Range": f"0-{max(len(upload.data) - 1, 0)}"}
 
 
 class _Server(ThreadingHTTPServer):

@@ -44,8 +44,8 @@ def main(argv: Sequence[str]) -> int:
     except InvalidNameError as error:
         return _failed(str(error), "InvalidName")
     except (StoreError, OSError) as failure:
-        error = failure if isinstance(failure, StoreError) else from_os_error(failure, "using", arguments.models)
-        return _failed(str(error), error.reason, error.retryable)
+        typed = failure if isinstance(failure, StoreError) else from_os_error(failure, "using", arguments.models)
+        return _failed(str(typed), typed.reason, typed.retryable)
     return 0
 
 
