@@ -142,8 +142,14 @@ def _folders(folder: Path) -> list[Path]:
 
 
 def _tags(folder: Path) -> Iterator[ModelName]:
-    with os_errors("listing", folder), os.scandir(folder) as entries:
-        files = [entry.name for entry in entries if entry.is_file()]
+    try:
+        with os.scandir(folder) as entries:
+            files = [entry.name for entry in entries if entry.is_file()]
+    except FileNotFoundError:
+        # A collector or a delete emptied it a moment ago.
+        return
+    except OSError as error:
+        raise CacheUnusableError(f"cannot list {folder}: {error.strerror}") from error
     for tag in files:
         with contextlib.suppress(InvalidNameError):
             yield ModelName(folder.name, tag, folder.parent.name, folder.parent.parent.name)
