@@ -258,3 +258,11 @@ def test_a_pull_that_succeeded_is_never_repeated_for_another_puller(digest: str)
     for _ in range(3):
         world.step(1000)
         assert world.one("Job") == job
+
+
+def test_the_first_pods_are_ready_before_the_deployments_status_says_anything() -> None:
+    world = served()
+    live(world)["metadata"]["generation"] = 1
+    live(world)["status"] = {}
+    world.step(1)
+    assert world.condition("Ready") == SERVES

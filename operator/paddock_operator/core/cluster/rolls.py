@@ -60,8 +60,11 @@ def roll(planned: Manifest, live: Object | None, asked: Mapping[str, Any], may_r
 
 def rolled_out(live: Object) -> bool:
     """Whether all pods that a live Deployment counts are of its current template; few or many, ready or not."""
-    status = live.get("status") or {}
-    observed = (status.get("observedGeneration") or 0) >= (live["metadata"].get("generation") or 0)
+    status, generation = live.get("status") or {}, live["metadata"].get("generation") or 0
+    if generation == 1:
+        # It never had another template, and its pods may be ready before its status says anything.
+        return True
+    observed = (status.get("observedGeneration") or 0) >= generation
     return observed and (status.get("replicas") or 0) == (status.get("updatedReplicas") or 0)
 
 
