@@ -15,11 +15,17 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+from tests.support.authority import Authority
+from tests.support.gguf_maker import make_gguf
 from tests.support.waiting import Lines, until_sync
 
 from paddock_runner.core.digest import Digest
 from paddock_runner.core.manifest import CONFIG_TYPE, Layer, build_manifest, layer
 from paddock_runner.core.names import ModelName
+from paddock_runner.sources.fetch import fetch
+from paddock_runner.sources.network import Network
+from paddock_runner.sources.ollama import OllamaSource
+from paddock_runner.sources.transport import Transport
 from paddock_runner.store.store import Store
 
 BYTES = os.urandom(3 << 20)
@@ -55,8 +61,9 @@ class Running:
 
 
 @contextmanager
-def mirroring(models: Path) -> Iterator[Running]:
+def mirroring(models: Path, *arguments: str | Path) -> Iterator[Running]:
     command = [sys.executable, "-m", "paddock_runner", "serve-blobs", "--models", models, "--listen", "127.0.0.1:0"]
+    command += arguments
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as process:
         assert process.stdout is not None
         try:
@@ -131,7 +138,7 @@ def test_a_blob_whole_and_in_parts(mirror: Running) -> None:
     ("path", "status", "code"),
     [
         (f"/v2/library/tiny/blobs/sha256:{'0' * 64}", 404, "BLOB_UNKNOWN"),
-        (f"/v2/library/tiny/blobs/sha256:{'1' * 64}", 404, "BLOB_UNKNOWN"),
+        (f"/v2/library/tiny/blobs/sha256:{'1' * 64}", 500, "UNKNOWN"),
         (f"/v2/library/tiny/blobs/sha256:{'2' * 64}", 404, "BLOB_UNKNOWN"),
         (f"/v2/library/tiny/blobs/sha256:{'3' * 64}", 500, "UNKNOWN"),
         ("/v2/library/tiny/blobs/sha256:../../../secret", 404, "NAME_UNKNOWN"),
@@ -151,6 +158,7 @@ def test_what_is_not_there_is_refused(mirror: Running, path: str, status: int, c
     answer = mirror.ask(path)
     assert (answer.status, json.loads(answer.body)["errors"][0]["code"]) == (status, code)
     assert b"outside" not in answer.body
+    assert b"blobs/sha256-" not in answer.body, "no path of the machine"
 
 
 def test_nothing_can_be_written(mirror: Running) -> None:
@@ -169,6 +177,33 @@ def test_a_store_without_markers_is_hashed_before_it_is_served(tmp_path: Path) -
         store.blob_path(BLOB).write_bytes(BYTES)
         assert mirror.ask(AT, Range="bytes=0-3").body == BYTES[:4]
     assert not (store.path / ".paddock").exists()
+
+
+async def test_paddock_pulls_through_a_mirror_over_tls(tmp_path: Path) -> None:
+    authority = Authority.make()
+    (tmp_path / "tls").mkdir()
+    for name, data in zip(("tls.crt", "tls.key"), authority.issue("127.0.0.1"), strict=True):
+        (tmp_path / "tls" / name).write_bytes(data)
+    (tmp_path / "ca.pem").write_bytes(authority.pem)
+    gguf = make_gguf(tmp_path / "tiny.gguf").read_bytes()
+    store, name = Store(tmp_path / "models"), ModelName("tiny", "1b")
+    with store.writing():
+        store.write_blob(io.BytesIO(gguf))
+        store.write_blob(io.BytesIO(CONFIG))
+        config = Layer(CONFIG_TYPE, Digest.of(CONFIG), len(CONFIG))
+        held = store.write_manifest(name, build_manifest(config, [layer("model", Digest.of(gguf), len(gguf))]))
+    with mirroring(store.path, "--tls", tmp_path / "tls") as mirror:
+        # The origin itself does not exist: all that comes, comes from the mirror.
+        environment = {
+            "PADDOCK_MIRRORS": f"registry.invalid=https://{mirror.address}",
+            "PADDOCK_ALLOW_INSECURE_HOSTS": mirror.address,
+            "PADDOCK_CA_FILE": str(tmp_path / "ca.pem"),
+        }
+        source = OllamaSource.parse({"name": "registry.invalid/library/tiny:1b"})
+        async with Transport(Network.from_environment(environment), source.access) as transport:
+            fetched = await fetch(Store(tmp_path / "fresh"), source, transport, lambda *_: None)
+    assert fetched.stored.digest == held.digest
+    assert Store(tmp_path / "fresh").blob_path(Digest.of(gguf)).read_bytes() == gguf
 
 
 def open_blobs(pid: int) -> list[str]:

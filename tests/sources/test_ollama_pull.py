@@ -99,8 +99,6 @@ async def test_a_token_that_expires_in_the_middle_is_renewed(
         ("data", 403, StoreError),
         ("data", 404, NotFoundError),
         ("blob", 429, NetworkError),
-        ("blob", 500, NetworkError),
-        ("data", 500, NetworkError),
     ],
 )
 async def test_a_refusal_leaves_no_name(

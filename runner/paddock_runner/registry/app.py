@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import logging
 from collections.abc import AsyncIterator, Mapping
 
 from starlette.applications import Starlette
@@ -30,6 +31,8 @@ CHUNK_BYTES = 1 << 20
 RETRY_SECONDS = 5
 _VERSION = {"Docker-Distribution-API-Version": "registry/2.0"}
 _FOR_EVER = "public, max-age=31536000, immutable"
+
+log = logging.getLogger(__name__)
 
 
 class BlobResponse(StreamingResponse):
@@ -76,7 +79,7 @@ class Mirror:
         except (NotFoundError, InvalidNameError, InvalidDigestError) as error:
             return _refusal(404, "MANIFEST_UNKNOWN", str(error))
         except StoreError as error:
-            return _refusal(500, "UNKNOWN", str(error))
+            return _broken(error)
         tag = f'"{found.digest}"'
         headers = {**_VERSION, "Docker-Content-Digest": str(found.digest), "ETag": tag, "Cache-Control": "no-cache"}
         if is_current(request.headers, tag):
@@ -103,12 +106,12 @@ class Mirror:
             blob = await self._blobs.open(digest)
         except (InvalidDigestError, InvalidNameError) as error:
             return _refusal(400, "DIGEST_INVALID", str(error))
-        except NotFoundError as error:
-            return _refusal(404, "BLOB_UNKNOWN", str(error))
+        except NotFoundError:
+            return _refusal(404, "BLOB_UNKNOWN", f"the mirror does not have {digest} intact")
         except HashingError:
             return _busy()
         except StoreError as error:
-            return _refusal(500, "UNKNOWN", str(error))
+            return _broken(error)
         try:
             return _blob_answer(request, digest, blob)
         except BaseException:
@@ -155,6 +158,12 @@ def _media_type(data: bytes) -> str:
 def _refusal(status: int, code: str, message: str, headers: Mapping[str, str] | None = None) -> Response:
     body = json.dumps({"errors": [{"code": code, "message": message}]}).encode()
     return Response(body, status, {**_VERSION, **(headers or {})}, media_type="application/json")
+
+
+def _broken(error: StoreError) -> Response:
+    # The message names paths of this machine: for its log alone.
+    log.error("the model folder cannot be read", extra={"problem": str(error)})
+    return _refusal(500, "UNKNOWN", "the mirror cannot read this")
 
 
 def _busy() -> Response:

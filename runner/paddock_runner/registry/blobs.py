@@ -95,15 +95,14 @@ class VerifiedBlobs:
 
     def _facts(self, digest: Digest) -> Facts:
         try:
-            return _facts_of(os.stat(self._store.blob_path(digest)))
+            return _facts_of(os.lstat(self._store.blob_path(digest)))
         except FileNotFoundError:
             raise NotFoundError(f"the blob {digest} is not in the model folder") from None
 
     def _open(self, digest: Digest) -> OpenBlob | None:
         """The blob if it is known to be intact, None if it has to be hashed first."""
         path = self._store.blob_path(digest)
-        # What is known or has a marker may be a link of the store's own; anything else is judged by the store.
-        file = os.fdopen(open_regular(path, follow=True), "rb", buffering=0)
+        file = os.fdopen(open_regular(path), "rb", buffering=0)
         try:
             with os_errors("inspecting", path):
                 facts = _facts_of(os.fstat(file.fileno()))

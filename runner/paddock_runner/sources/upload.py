@@ -87,7 +87,7 @@ class Upload:
 
         Raises NetworkError, UnauthorizedError, NotFoundError (the registry forgot the upload), CacheUnusableError.
         """
-        self._handle = open_regular(self.path, follow=True)
+        self._handle = open_regular(self.path)
         try:
             await self._run(location)
         finally:
