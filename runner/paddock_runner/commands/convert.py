@@ -16,8 +16,8 @@ from importlib.metadata import version
 from pathlib import Path
 
 from paddock_runner import logs
-from paddock_runner.commands.events import conclude, read_input
-from paddock_runner.commands.pull import MAX_REQUEST_BYTES, Progress, failed, result_of, stop_now
+from paddock_runner.commands.events import Progress, conclude, read_input
+from paddock_runner.commands.pull import MAX_REQUEST_BYTES, failed, result_of, stop_now
 from paddock_runner.core.digest import Digest, InvalidDigestError
 from paddock_runner.core.manifest import InvalidManifestError, strict_json
 from paddock_runner.core.quantization import Conversion, InvalidQuantizationError, check_source, parse_type

@@ -1,25 +1,73 @@
 """What short-lived programs say: JSON lines on stdout, the last of them also as a container's termination message.
 
-Used by `pull` and `collect`. The last event always fits into a termination message, so both hold the same bytes.
+Used by `pull`, `convert` and `collect`. The last event always fits into a termination message, so both hold the same
+bytes.
 """
 
 from __future__ import annotations
 
 import json
 import logging
+import math
 import os
 import signal
 import sys
-from collections.abc import Mapping
+import time
+from collections import deque
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+
+from paddock_runner.core.digest import Digest
 
 MAX_VERDICT_BYTES = 4096
 """What a kubelet keeps of one container's termination message."""
 
 ENVIRONMENT = "env:"
+PROGRESS_SECONDS = 1.0
+RATE_SAMPLES = 10
+MAX_TRACKED = 64
 
 log = logging.getLogger(__name__)
+
+
+@dataclass(slots=True)
+class Speed:
+    """How fast one thing gets done, over the last samples: (seconds, bytes done)."""
+
+    samples: deque[tuple[float, int]] = field(default_factory=lambda: deque(maxlen=RATE_SAMPLES))
+
+    def add(self, now: float, completed: int) -> float:
+        """Note how much is done; returns bytes per second, 0 while that is not known."""
+        if self.samples and completed < self.samples[-1][1]:
+            # Begun again, or now it is hashed.
+            self.samples.clear()
+        self.samples.append((now, completed))
+        (first, before), (last, after) = self.samples[0], self.samples[-1]
+        return (after - before) / (last - first) if last > first else 0.0
+
+
+class Progress:
+    """Prints at most one event per second, with speed and time left once these are known. `now`: a clock in seconds."""
+
+    def __init__(self, now: Callable[[], float] = time.monotonic) -> None:
+        self._now = now
+        self._next = now()
+        self._speeds: dict[Digest, Speed] = {}
+
+    def __call__(self, digest: Digest, completed: int, total: int) -> None:
+        now = self._now()
+        if now < self._next:
+            return
+        self._next = now + PROGRESS_SECONDS
+        event = {"event": "progress", "digest": str(digest), "completed": completed, "total": total}
+        if len(self._speeds) >= MAX_TRACKED:
+            self._speeds.clear()
+        rate = self._speeds.setdefault(digest, Speed()).add(now, completed)
+        if rate > 0:
+            event |= {"bytesPerSecond": round(rate), "remainingSeconds": math.ceil(max(total - completed, 0) / rate)}
+        say(event)
 
 
 def encoded(event: Mapping[str, Any]) -> str:

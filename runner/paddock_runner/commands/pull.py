@@ -13,15 +13,14 @@ import contextlib
 import logging
 import os
 import signal
-import time
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
 from paddock_runner import logs
-from paddock_runner.commands.events import MAX_VERDICT_BYTES, conclude, encoded, read_input, say
+from paddock_runner.commands.events import MAX_VERDICT_BYTES, Progress, conclude, encoded, read_input
 from paddock_runner.core.digest import Digest, InvalidDigestError
 from paddock_runner.core.manifest import InvalidManifestError, strict_json
 from paddock_runner.core.names import ModelName
@@ -49,7 +48,6 @@ from paddock_runner.store.store import Store
 EXIT_FAILED = 1
 EXIT_RETRY = 75
 MAX_REQUEST_BYTES = 1 << 20
-PROGRESS_SECONDS = 1.0
 _MAX_DETAIL_CHARACTERS = 128
 
 log = logging.getLogger(__name__)
@@ -99,19 +97,6 @@ def stop_now(file: Path | None) -> None:
     os._exit(failed("Interrupted", "the puller was asked to end; the next one goes on where it was", True, file))
 
 
-class Progress:
-    """Prints at most one event per second. `now` is a clock in seconds."""
-
-    def __init__(self, now: Callable[[], float] = time.monotonic) -> None:
-        self._now = now
-        self._next = now()
-
-    def __call__(self, digest: Digest, completed: int, total: int) -> None:
-        if self._now() >= self._next:
-            self._next = self._now() + PROGRESS_SECONDS
-            say({"event": "progress", "digest": str(digest), "completed": completed, "total": total})
-
-
 @dataclass(frozen=True, slots=True)
 class Request:
     """What is asked for. `pinned`: the manifest digest that must come out, None for what the source names now.
@@ -157,11 +142,10 @@ def pull(store: Store, request: Request, network: Network, progress: LayerProgre
     except (DigestMismatchError, NotFoundError) as error:
         # Damaged in the cache, or collected a moment ago: a source that can fetch does it again.
         log.warning("the cache does not hold the model whole: %s", error)
-        found = _fetch(store, request, network, progress)
+        found = _fetch(store, replace(request, validator=""), network, progress)
         files = _verified(store, found.stored, progress)
-    return result_of(
-        found.stored, files, request.source.name, {"revision": found.revision, "validator": found.validator}
-    )
+    words = {"revision": found.revision, "validator": found.validator}
+    return result_of(found.stored, files, request.source.name, words)
 
 
 def _sweep(store: Store) -> None:
@@ -175,7 +159,7 @@ def _resolve(store: Store, request: Request, network: Network, progress: LayerPr
     with contextlib.suppress(NotFoundError):
         if request.pinned is not None:
             return Fetched(store.manifest_by_digest(request.pinned))
-        if not request.fresh and isinstance(request.source, OllamaSource | HttpSource):
+        if not request.fresh and (network.offline or isinstance(request.source, OllamaSource | HttpSource)):
             # What the cache calls by this name counts at first: so a machine without a network can be seeded.
             return Fetched(store.manifest(request.source.name))
     return _fetch(store, request, network, progress)
@@ -208,7 +192,10 @@ def _verified(store: Store, stored: StoredManifest, progress: LayerProgress) -> 
 def result_of(
     stored: StoredManifest, files: ModelFiles, name: ModelName, words: Mapping[str, str] = MappingProxyType({})
 ) -> dict[str, Any]:
-    """The result object of the contract; `words` are further members, left out when empty."""
+    """The result object of the contract; `words` are further members, left out when empty or long.
+
+    Half a word says nothing: a validator that is cut would never be true again.
+    """
     order = list(ROLES)
     layers = sorted((item for item in stored.manifest.layers if item.kind in ROLES), key=lambda x: order.index(x.kind))
     roles = [{"role": ROLES[item.kind], "digest": str(item.digest), "size": item.size} for item in layers]
@@ -218,7 +205,7 @@ def result_of(
         "size": stored.manifest.size,
         "files": roles,
         "details": {name: _bounded(value) for name, value in files.details.items()},
-        **{name: _bounded(value) for name, value in words.items() if value},
+        **{name: value for name, value in words.items() if 0 < len(value) <= _MAX_DETAIL_CHARACTERS},
     }
     # A Job reports through its termination message, which has a hard limit; licenses come last and go first.
     while len(encoded({"event": "result", "result": result}).encode()) > MAX_VERDICT_BYTES and len(roles) > 1:

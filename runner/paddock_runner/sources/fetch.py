@@ -15,7 +15,6 @@ from paddock_runner.core.digest import Digest
 from paddock_runner.core.manifest import MAX_BLOB_BYTES, MAX_LAYERS, InvalidManifestError, Layer, layer, parse_manifest
 from paddock_runner.sources.base import Source
 from paddock_runner.sources.download.blob import download
-from paddock_runner.sources.errors import SourceUnsupportedError
 from paddock_runner.sources.plan import FetchPlan, Inline, Local, PlannedFile
 from paddock_runner.sources.transport import Transport
 from paddock_runner.store.blobs import Blob
@@ -32,6 +31,7 @@ from paddock_runner.store.writer import Check
 FILES_AT_ONCE = 2
 """Files beside each other, each with connections of its own: a small one does not wait behind 40 GB."""
 
+MAX_NAME_CHARACTERS = 1024
 GGUF_KINDS = ("model", "adapter", "projector")
 _TRIES = 2
 
@@ -48,24 +48,26 @@ class Fetched:
 async def fetch(
     store: Store, source: Source, transport: Transport, progress: LayerProgress, validator: str = ""
 ) -> Fetched:
-    """Bring the model of `source` into the store. With the `validator` of an earlier fetch that still holds, nothing
-    is fetched.
+    """Bring the model of `source` into the store. Nothing is fetched while the `validator` of an earlier fetch holds.
 
-    Raises whatever `source.plan`, `download` and `place` raise, and InvalidModelError for a plan that contradicts
-    itself.
+    Raises whatever `source.plan`, `download` and `place` raise; InvalidModelError for a plan that contradicts itself,
+    NoSpaceError before the first byte if not all of it fits.
     """
     plan = await source.plan(transport)
-    if not plan.files or (validator and validator == plan.validator):
-        with contextlib.suppress(NotFoundError if plan.files else ()):
-            return Fetched(await asyncio.to_thread(store.manifest, plan.name), plan.revision, plan.validator)
-    check_plan(plan)
-    return Fetched(await _carry_out(store, plan, transport, progress), plan.revision, plan.validator)
+    stored = None
+    if validator and validator == plan.validator:
+        with contextlib.suppress(NotFoundError):
+            stored = await asyncio.to_thread(store.manifest, plan.name)
+    if stored is None:
+        check_plan(plan)
+        stored = await _carry_out(store, plan, transport, progress)
+    return Fetched(stored, plan.revision, plan.validator)
 
 
 async def _carry_out(store: Store, plan: FetchPlan, transport: Transport, progress: LayerProgress) -> StoredManifest:
     make_folder(store.path)
     for _ in range(_TRIES):
-        require_space(store.path, _missing(store, plan.files), "the model")
+        require_space(store.path, _missing(store, plan.files), f"the model {plan.name}")
         blobs = await _bring_all(store, plan.files, transport, progress)
         if (stored := await asyncio.to_thread(_write, store, plan, blobs)) is not None:
             return stored
@@ -74,31 +76,77 @@ async def _carry_out(store: Store, plan: FetchPlan, transport: Transport, progre
 
 def check_plan(plan: FetchPlan) -> None:
     """Refuse a plan that is too large or says two things. Raises InvalidModelError that names the file."""
-    if len(plan.files) > MAX_LAYERS:
+    if len(plan.files) > MAX_LAYERS + 1:
         raise InvalidModelError(f"the source names {len(plan.files)} files, the limit is {MAX_LAYERS}")
     sizes: dict[Digest, int] = {}
-    for file in plan.files:
-        if file.size is not None and not 0 <= file.size <= MAX_BLOB_BYTES:
-            raise InvalidModelError(f"{file.name[:200]}: the size must be 0 to {MAX_BLOB_BYTES} bytes")
+    for number, file in enumerate(plan.files):
+        where = f"files[{number}] ({_shown(file)})"
+        _check_file(file, where)
         if file.digest is not None and file.size is not None and sizes.setdefault(file.digest, file.size) != file.size:
-            raise InvalidModelError(f"{file.name[:200]}: {file.digest} is listed with two sizes")
+            raise InvalidModelError(
+                f"{where}: {file.digest} is listed with the sizes {sizes[file.digest]} and {file.size}"
+            )
+    if (plan.size or 0) > MAX_BLOB_BYTES:
+        raise InvalidModelError(f"the files have {plan.size} bytes together, the limit is {MAX_BLOB_BYTES}")
     if plan.manifest is not None:
         _check_manifest(plan, plan.manifest)
 
 
+def _shown(file: PlannedFile) -> str:
+    return "".join(letter if letter.isprintable() else "?" for letter in file.name[:200])
+
+
+def _check_file(file: PlannedFile, where: str) -> None:
+    parts = file.name.split("/")
+    if not 0 < len(file.name) <= MAX_NAME_CHARACTERS or not file.name.isprintable() or {"", ".", ".."} & set(parts):
+        raise InvalidModelError(
+            f"{where}: the name must be a relative path of at most {MAX_NAME_CHARACTERS} characters"
+        )
+    if "\\" in file.name:
+        raise InvalidModelError(f"{where}: the name must not hold a backslash")
+    if file.size is not None and not 0 <= file.size <= MAX_BLOB_BYTES:
+        raise InvalidModelError(f"{where}: the size is {file.size} bytes, it must be from 0 to {MAX_BLOB_BYTES}")
+    if isinstance(file.where, Inline) and file.size not in (None, len(file.where.data)):
+        raise InvalidModelError(f"{where}: the size is {file.size} bytes, but it has {len(file.where.data)}")
+    if not file.kind and not file.media_type:
+        raise InvalidModelError(f"{where}: a file of no known kind")
+
+
 def _check_manifest(plan: FetchPlan, data: bytes) -> None:
+    """What the manifest lists and what is fetched must be the same, to the byte."""
     try:
-        wanted = {item.digest for item in parse_manifest(data).blobs}
+        wanted = {item.digest: item.size for item in parse_manifest(data).blobs}
     except InvalidManifestError as error:
         raise InvalidModelError(f"the manifest of {plan.name}: {error}") from None
-    if missing := wanted - {file.digest for file in plan.files}:
-        raise InvalidModelError(f"the manifest of {plan.name} lists {min(missing)}, which is not among its files")
+    for lost in sorted(wanted.keys() - {file.digest for file in plan.files}):
+        raise InvalidModelError(f"the manifest of {plan.name} lists {lost}, which is not among its files")
+    for file in plan.files:
+        told = None if file.digest is None else wanted.get(file.digest)
+        if told is None or told != file.size:
+            raise InvalidModelError(
+                f"the manifest of {plan.name} has {told} bytes of {file.digest}, but {file.size} are planned"
+            )
 
 
 def _missing(store: Store, files: Sequence[PlannedFile]) -> int:
-    """Bytes that are to be fetched, as far as sizes are known."""
-    wanted = {file.digest: file.size or 0 for file in files if file.digest is not None}
-    return sum(size for digest, size in wanted.items() if not store.has_verified(digest))
+    """Bytes that are to be written, as far as sizes are known; a link needs none."""
+    wanted: dict[object, int] = {}
+    for number, file in enumerate(files):
+        if not isinstance(file.where, Local) or file.where.placement == "Copy":
+            wanted[file.digest or number] = file.size or 0
+    return sum(_rest(store, key, size) for key, size in wanted.items())
+
+
+def _rest(store: Store, digest: object, size: int) -> int:
+    if not isinstance(digest, Digest):
+        return size
+    if store.has_verified(digest):
+        return 0
+    try:
+        # What an earlier attempt left is on the disk already.
+        return max(0, size - store.partial_path(digest).stat().st_blocks * 512)
+    except OSError:
+        return size
 
 
 async def _bring_all(
@@ -152,6 +200,4 @@ def _layer(file: PlannedFile, blob: Blob) -> Layer:
         raise DigestMismatchError(file.name[:200], file.digest, blob.digest)
     if file.size not in (None, blob.size):
         raise SizeMismatchError(file.name[:200], file.size or 0, blob.size)
-    if not file.kind and not file.media_type:
-        raise SourceUnsupportedError(f"{file.name[:200]}: a file of no known kind")
     return Layer(file.media_type, blob.digest, blob.size) if not file.kind else layer(file.kind, blob.digest, blob.size)

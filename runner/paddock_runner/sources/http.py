@@ -13,7 +13,7 @@ from paddock_runner.core.names import HTTP_HOST, ModelName
 from paddock_runner.sources.auth import Access
 from paddock_runner.sources.errors import SourceUnsupportedError
 from paddock_runner.sources.plan import FetchPlan, PlannedFile, Remote
-from paddock_runner.sources.transport import Transport
+from paddock_runner.sources.transport import Transport, parse_url
 
 _HEX = re.compile(r"(?:sha256:)?([0-9a-f]{64})")
 
@@ -35,7 +35,7 @@ class HttpSource:
         if match is None:
             raise SourceUnsupportedError("source.http.sha256 must be 64 lower-case hex digits")
         try:
-            return cls(URL(str(url)), Digest(match[1]))
+            return cls(parse_url(str(url)), Digest(match[1]))
         except ValueError:
             raise SourceUnsupportedError("source.http.url is not a URL") from None
 
@@ -46,5 +46,6 @@ class HttpSource:
     async def plan(self, transport: Transport) -> FetchPlan:
         """The one file. Raises ForbiddenAddressError, InsecureSourceError, SourceUnsupportedError before any packet."""
         transport.network.rules.check(self.url)
-        shown = self.url.name or str(self.url.host)
+        # As it is written: what is encoded in a URL may be no name of a file.
+        shown = self.url.raw_name[-200:] or str(self.url.host)
         return FetchPlan(self.name, (PlannedFile("model", shown, Remote(str(self.url)), digest=self.sha256),))

@@ -171,7 +171,7 @@ def _is_direct(host: str, port: int | None, item: str) -> bool:
     if item == "*":
         return True
     name, colon, number = item.rpartition(":")
-    if colon and number.isdecimal() and ":" not in name.strip("[]"):
+    if colon and number.isdecimal() and (name.startswith("[") or ":" not in name):
         if number != str(port):
             return False
         item = name

@@ -310,14 +310,17 @@ def _header(value: str | None) -> Mapping[str, str]:
     return _EMPTY if value is None else {"Authorization": value}
 
 
-def _url(text: str) -> URL:
-    """The URL as it was written, since a signature may cover its bytes; only what HTTP cannot carry is quoted."""
+def parse_url(text: str) -> URL:
+    """The URL as it was written, since a signature may cover its bytes; only what HTTP cannot carry is quoted.
+
+    Raises ValueError.
+    """
     return URL(text, encoded=_PLAIN.fullmatch(text) is not None).with_fragment(None)
 
 
 def _first(text: str) -> URL:
     try:
-        return _url(text)
+        return parse_url(text)
     except ValueError:
         raise SourceUnsupportedError("the URL is not one; it must be https://host/path") from None
 
@@ -326,6 +329,6 @@ def _next(url: URL, location: str) -> URL:
     try:
         if not location:
             raise ValueError
-        return url.join(_url(location))
+        return url.join(parse_url(location))
     except ValueError:
         raise NetworkError(f"{url.host} redirects to something that is no URL", retryable=False) from None
