@@ -300,6 +300,7 @@ class Race:
 
 def test_collectors_race_pullers_and_servers(store: Store) -> None:
     """No age protects anything: whoever got hold of a model has all of it until it lets go."""
+    add(store, "model 0")
     race = Race(store.path)
     threads = [threading.Thread(target=work) for work in (race.pulling, race.collecting, race.serving, race.serving)]
     for thread in threads:
