@@ -71,8 +71,13 @@ class Manifests:
             raise CacheUnusableError(
                 f"the manifest of {str(stored)!r} is corrupt: {error}; create or pull it again"
             ) from None
-        with os_errors("inspecting", path):
+        try:
             modified_at = path.stat().st_mtime
+        except FileNotFoundError:
+            # Removed since it was read, so it is no corrupt one.
+            raise NotFoundError(f"model {str(name)!r} not found") from None
+        except OSError as error:
+            raise CacheUnusableError(f"cannot inspect {path}: {error.strerror}") from error
         return StoredManifest(stored, Digest.of(data), data, manifest, modified_at)
 
     def names(self) -> Iterator[ModelName]:
