@@ -17,10 +17,12 @@ from typing import Any
 import pytest
 from tests.support.file_server import FileServer, serving_file
 from tests.support.gguf_maker import make_gguf
+from tests.support.ollama_registry import OllamaRegistry
+from tests.support.ollama_registry_http import serving_registry
 from tests.support.waiting import Lines, until_sync
 
 from paddock_runner.commands import events
-from paddock_runner.commands.pull import PROGRESS_SECONDS, Progress
+from paddock_runner.commands.events import PROGRESS_SECONDS, Progress
 from paddock_runner.core.digest import Digest
 from paddock_runner.store.store import Store
 
@@ -98,6 +100,92 @@ def http(server: FileServer) -> dict[str, Any]:
     return {"source": {"http": {"url": server.url, "sha256": Digest.of(server.data).hex}}, "digest": None}
 
 
+@pytest.fixture
+def registry(tmp_path: Path, big: bytes) -> Iterator[OllamaRegistry]:
+    with serving_registry(tmp_path / "registry") as state:
+        state.add_model("me/x", "1", {"model": big, "system": b"One."})
+        yield state
+
+
+def ollama(registry: OllamaRegistry, name: str = "me/x:1", **changes: Any) -> dict[str, Any]:
+    return {"source": {"ollama": {"name": registry.name(name)}}, "digest": None, **changes}
+
+
+def listed(registry: OllamaRegistry) -> dict[str, str]:
+    return {"PADDOCK_ALLOW_INSECURE_HOSTS": registry.listed}
+
+
+def result(models: Path, request: object, **environment: str) -> dict[str, Any]:
+    with pulling(models, request, **environment) as pull:
+        code, lines, errors = pull.end()
+    assert (code, lines[-1]["event"]) == (0, "result"), errors
+    assert len(json.dumps(lines[-1], ensure_ascii=False).encode()) <= 4096
+    found: dict[str, Any] = lines[-1]["result"]
+    return found
+
+
+def test_a_model_of_a_registry(models: Path, registry: OllamaRegistry) -> None:
+    data = registry.manifests["me/x", "1"]
+    found = result(models, ollama(registry), **listed(registry))
+    assert found["digest"] == found["revision"] == found["validator"] == str(Digest.of(data))
+    assert found["name"] == f"{registry.host}/me/x:1"
+    assert [item["role"] for item in found["files"]] == ["model", "system"]
+    assert Store(models).manifest_by_digest(Digest.of(data)).data == data
+
+
+def test_a_name_in_the_cache_counts_until_fresh_is_asked_for(models: Path, registry: OllamaRegistry) -> None:
+    first = result(models, ollama(registry), **listed(registry))
+    moved = registry.add_model(
+        "me/x", "1", {"model": registry.blob(first["files"][0]["digest"]) or b"", "system": b"2"}
+    )
+    asked = len(registry.seen)
+    held = result(models, ollama(registry), **listed(registry))
+    assert (held["digest"], "revision" in held, len(registry.seen)) == (first["digest"], False, asked)
+    fresh = result(models, ollama(registry, fresh=True), **listed(registry))
+    assert fresh["digest"] == fresh["validator"] == str(Digest.of(moved))
+    assert {seen.step for seen in registry.seen[asked:]} == {"manifest", "blob", "data"}
+
+
+def test_a_validator_that_holds_costs_one_question(models: Path, registry: OllamaRegistry) -> None:
+    first = result(models, ollama(registry), **listed(registry))
+    asked = len(registry.seen)
+    again = ollama(registry, fresh=True, validator=first["validator"])
+    assert result(models, again, **listed(registry)) == first
+    assert [seen.step for seen in registry.seen[asked:]] == ["manifest"]
+    # What was damaged meanwhile is fetched all the same.
+    blob = Store(models).blob_path(Digest.parse(first["files"][0]["digest"]))
+    blob.unlink()
+    assert result(models, again, **listed(registry)) == first
+    assert blob.exists()
+
+
+@pytest.mark.parametrize("change", [{"fresh": "yes"}, {"fresh": None}, {"validator": 5}, {"validator": None}])
+def test_odd_requests(models: Path, registry: OllamaRegistry, change: dict[str, Any]) -> None:
+    with pulling(models, ollama(registry, **change), **listed(registry)) as pull:
+        pull.end()
+    assert pull.verdict["reason"] == "SourceUnsupported"
+    assert registry.seen == []
+
+
+def test_offline_the_cache_is_enough_or_the_setting_is_named(models: Path, registry: OllamaRegistry) -> None:
+    first = result(models, ollama(registry), **listed(registry))
+    asked = len(registry.seen)
+    assert result(models, ollama(registry), PADDOCK_OFFLINE="1")["digest"] == first["digest"]
+    for request in (ollama(registry, "me/other"), ollama(registry, fresh=True)):
+        with pulling(models, request, PADDOCK_OFFLINE="1", **listed(registry)) as pull:
+            pull.end()
+        assert (pull.verdict["reason"], pull.verdict["retryable"]) == ("Offline", False)
+        assert "PADDOCK_OFFLINE" in pull.verdict["message"]
+    assert len(registry.seen) == asked
+
+
+def test_a_setting_that_is_wrong_is_a_verdict(models: Path, registry: OllamaRegistry) -> None:
+    with pulling(models, ollama(registry), PADDOCK_MIRRORS="nonsense") as pull:
+        code, _, _ = pull.end()
+    assert (code, pull.verdict["reason"]) == (0, "SourceUnsupported")
+    assert "PADDOCK_MIRRORS" in pull.verdict["message"]
+
+
 def test_the_verdict_of_a_result_is_the_last_line(seeded: Path) -> None:
     with pulling(seeded, TINY) as pull:
         code, lines, errors = pull.end()
@@ -106,8 +194,8 @@ def test_the_verdict_of_a_result_is_the_last_line(seeded: Path) -> None:
     assert len(pull.message.read_bytes()) <= 4096
 
 
-def test_a_final_error_is_a_verdict_and_exits_0(models: Path) -> None:
-    with pulling(models, {"source": {"ollama": {"name": "nope"}}, "digest": None}) as pull:
+def test_a_final_error_is_a_verdict_and_exits_0(models: Path, registry: OllamaRegistry) -> None:
+    with pulling(models, ollama(registry, "me/nope"), **listed(registry)) as pull:
         code, lines, _ = pull.end()
     assert (code, len(lines)) == (0, 1)
     assert (pull.verdict["event"], pull.verdict["reason"], pull.verdict["retryable"]) == ("error", "NotFound", False)
@@ -149,15 +237,36 @@ def test_the_request_must_be_in_the_environment(models: Path) -> None:
     assert "NOT_SET is not set" in event["message"]
 
 
+def told_of(capsys: pytest.CaptureFixture[str]) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+
+
 def test_progress_comes_at_most_once_per_second(capsys: pytest.CaptureFixture[str]) -> None:
     clock, digest = [100.0], Digest.of(b"x")
     progress = Progress(lambda: clock[0])
     for step in range(101):
         clock[0] = 100.0 + step / 20
         progress(digest, step, 100)
-    told = [json.loads(line)["completed"] for line in capsys.readouterr().out.splitlines()]
+    told = told_of(capsys)
     assert PROGRESS_SECONDS == 1.0
-    assert told == [0, 20, 40, 60, 80, 100]
+    assert [item["completed"] for item in told] == [0, 20, 40, 60, 80, 100]
+    assert not {"bytesPerSecond", "remainingSeconds"} & told[0].keys()
+    assert [(item["bytesPerSecond"], item["remainingSeconds"]) for item in told[1:]] == [
+        (20, 4), (20, 3), (20, 2), (20, 1), (20, 0),
+    ]  # fmt: skip
+
+
+def test_speed_is_that_of_late_and_starts_anew_with_the_hash(capsys: pytest.CaptureFixture[str]) -> None:
+    clock, digest = [0.0], Digest.of(b"x")
+    progress = Progress(lambda: clock[0])
+    for completed in [*range(0, 20_000, 1000), *[20_000] * 12, 5, 10]:
+        progress(digest, completed, 20_000)
+        clock[0] += 1
+    told = told_of(capsys)
+    assert told[15]["bytesPerSecond"] == 1000
+    assert "bytesPerSecond" not in told[31], "nothing came for a while"
+    assert "remainingSeconds" not in told[32], "it begins again"
+    assert told[33]["bytesPerSecond"] == 5
 
 
 def test_sigterm_ends_a_pull_at_once_and_the_next_goes_on(models: Path, server: FileServer) -> None:
@@ -184,9 +293,10 @@ def test_two_pullers_on_one_cache_fetch_once(models: Path, server: FileServer) -
     with pulling(models, http(server), **allowed) as first:
         assert server.paused.wait(30)
         with pulling(models, http(server), **allowed) as second:
-            assert second.process.stderr is not None
-            waits = Lines(second.process.stderr).find(lambda line: "waiting" in line)
-            assert f"{Digest.of(server.data).hex}.lock" in waits
+            # What the other one has got is shown while waiting.
+            assert second.process.stdout is not None
+            told = json.loads(Lines(second.process.stdout).find(lambda line: "progress" in line))
+            assert told["digest"] == str(Digest.of(server.data))
             server.go.set()
             assert [first.process.wait(30), second.process.wait(30)] == [0, 0]
     assert server.ranges == [None]
@@ -239,7 +349,7 @@ def secret(tmp_path: Path) -> Path:
 def test_a_bad_secret_is_told_once_the_registry_is_needed(models: Path, secret: Path) -> None:
     (secret / "username").write_text("me-myself")
     nope = {"source": {"ollama": {"name": "nope"}}, "digest": None}
-    with pulling(models, nope, "--credentials", secret) as pull:
+    with pulling(models, nope, "--credentials", secret, PADDOCK_OFFLINE="1") as pull:
         code, _, errors = pull.end()
     assert (code, pull.verdict["reason"], pull.verdict["retryable"]) == (75, "Unauthorized", True)
     assert "username and password" in pull.verdict["message"]
