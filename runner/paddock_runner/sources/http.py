@@ -12,8 +12,9 @@ from paddock_runner.core.digest import Digest
 from paddock_runner.core.names import HTTP_HOST, ModelName
 from paddock_runner.sources.auth import Access
 from paddock_runner.sources.errors import SourceUnsupportedError
+from paddock_runner.sources.messages import parse_url
 from paddock_runner.sources.plan import FetchPlan, PlannedFile, Remote
-from paddock_runner.sources.transport import Transport, parse_url
+from paddock_runner.sources.transport import Transport
 
 _HEX = re.compile(r"(?:sha256:)?([0-9a-f]{64})")
 

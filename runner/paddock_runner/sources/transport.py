@@ -10,10 +10,9 @@ import asyncio
 import contextlib
 import logging
 import random
-import re
 import time
-from collections.abc import AsyncIterable, AsyncIterator, Collection, Mapping
-from dataclasses import dataclass, field
+from collections.abc import AsyncIterator, Collection, Mapping
+from dataclasses import dataclass
 from types import TracebackType
 from typing import Self
 
@@ -23,7 +22,8 @@ from yarl import URL
 from paddock_runner.sources.addresses import CheckedResolver, NamedResolver
 from paddock_runner.sources.auth import Access
 from paddock_runner.sources.challenge import Challenge, parse_challenges
-from paddock_runner.sources.errors import NetworkError, OfflineError, SourceUnsupportedError
+from paddock_runner.sources.errors import NetworkError, OfflineError
+from paddock_runner.sources.messages import EMPTY, Ask, Data, next_url, read_body
 from paddock_runner.sources.network import OFFLINE, Network
 from paddock_runner.sources.statuses import from_failure, from_status, retry_after, shown
 from paddock_runner.store.errors import StoreError
@@ -35,13 +35,8 @@ READ_BYTES = 256 * 1024
 REDIRECTS = (301, 302, 303, 307, 308)
 _UNAUTHORIZED = 401
 _SAFE = ("GET", "HEAD")
-_PRIVATE = ("authorization", "cookie")
-_PLAIN = re.compile(r"[!-~]+")
-_EMPTY: Mapping[str, str] = {}
 
 log = logging.getLogger(__name__)
-
-Data = bytes | AsyncIterable[bytes] | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,23 +47,6 @@ class Answer:
     headers: Mapping[str, str]
     body: bytes
     url: str
-
-
-@dataclass(frozen=True, slots=True)
-class _Ask:
-    """One request as its source wants it. `private` headers go to the origin of `url` only.
-
-    With `alone` neither the access nor a mirror has a part in it.
-    """
-
-    url: URL
-    method: str
-    headers: Mapping[str, str]
-    private: Mapping[str, str] = field(repr=False)
-    data: Data
-    ok: Collection[int]
-    scope: str
-    alone: bool = False
 
 
 class Transport:
@@ -117,7 +95,7 @@ class Transport:
         *,
         limit: int,
         accept: str = "*/*",
-        headers: Mapping[str, str] = _EMPTY,
+        headers: Mapping[str, str] = EMPTY,
         method: str = "GET",
         data: bytes | None = None,
         ok: Collection[int] = (200,),
@@ -130,7 +108,8 @@ class Transport:
         UnauthorizedError, NetworkError, ForbiddenAddressError, InsecureSourceError, SourceUnsupportedError,
         OfflineError.
         """
-        ask = self._ask(url, method, {"Accept": accept, **headers}, data, ok, scope, alone)
+        ask = Ask.make(url, method, {"Accept": accept, **headers}, data, ok, scope=scope, alone=alone)
+        self._admit(ask)
         attempt = 0
         while True:
             attempt += 1
@@ -148,11 +127,11 @@ class Transport:
         grown: float = min(timeouts.pause * 2 ** (attempt - 1), MAX_PAUSE_SECONDS) * random.uniform(0.5, 1.0)  # noqa: S311
         return max(grown, min(asked, timeouts.longest_wait))
 
-    async def _read_once(self, ask: _Ask, limit: int) -> Answer:
+    async def _read_once(self, ask: Ask, limit: int) -> Answer:
         seconds = self.network.timeouts.small
         try:
             async with asyncio.timeout(seconds), self._opened(ask) as response:
-                body = b"" if ask.method == "HEAD" else await _body(response, limit)
+                body = b"" if ask.method == "HEAD" else await read_body(response, limit)
                 return Answer(response.status, response.headers, body, str(response.url))
         except TimeoutError:
             raise NetworkError(f"{ask.url.host} took longer than {seconds:g} s to answer") from None
@@ -162,7 +141,7 @@ class Transport:
         self,
         url: str,
         *,
-        headers: Mapping[str, str] = _EMPTY,
+        headers: Mapping[str, str] = EMPTY,
         method: str = "GET",
         data: Data = None,
         ok: Collection[int] = (200,),
@@ -175,30 +154,19 @@ class Transport:
 
         Raises as `read` does, and NetworkError if the stream breaks inside the block.
         """
-        async with self._opened(self._ask(url, method, headers, data, ok, scope), mirrors) as response:
+        ask = Ask.make(url, method, headers, data, ok, scope=scope)
+        self._admit(ask)
+        async with self._opened(ask, mirrors) as response:
             yield response
 
-    def _ask(
-        self,
-        url: str,
-        method: str,
-        headers: Mapping[str, str],
-        data: Data,
-        ok: Collection[int],
-        scope: str,
-        alone: bool = False,
-    ) -> _Ask:
-        parsed = _first(url)
-        self.network.rules.check(parsed)
+    def _admit(self, ask: Ask) -> None:
+        """Judge a request before any packet."""
+        self.network.rules.check(ask.url)
         if self.network.offline:
-            raise OfflineError(f"{shown(parsed)} is not asked for: {OFFLINE} is set; put the model into the cache")
-        private = {key: value for key, value in headers.items() if key.lower() in _PRIVATE}
-        public = {key: value for key, value in headers.items() if key not in private}
-        defaults = {"Accept-Encoding": "identity", "User-Agent": "paddock"}
-        return _Ask(parsed, method, {**defaults, **public}, private, data, ok, scope, alone)
+            raise OfflineError(f"{shown(ask.url)} is not asked for: {OFFLINE} is set; put the model into the cache")
 
     @contextlib.asynccontextmanager
-    async def _opened(self, ask: _Ask, mirrors: bool = True) -> AsyncIterator[aiohttp.ClientResponse]:
+    async def _opened(self, ask: Ask, mirrors: bool = True) -> AsyncIterator[aiohttp.ClientResponse]:
         response = (await self._mirrored(ask) if mirrors else None) or await self._direct(ask)
         try:
             yield response
@@ -208,7 +176,7 @@ class Transport:
             # Gives the connection back if the body was read to its end, and closes it if not.
             response.release()
 
-    async def _mirrored(self, ask: _Ask) -> aiohttp.ClientResponse | None:
+    async def _mirrored(self, ask: Ask) -> aiohttp.ClientResponse | None:
         """The answer of the first mirror that has it."""
         if ask.alone or ask.private or ask.method not in _SAFE:
             return None
@@ -226,29 +194,29 @@ class Transport:
             response.close()
         return None
 
-    async def _direct(self, ask: _Ask) -> aiohttp.ClientResponse:
+    async def _direct(self, ask: Ask) -> aiohttp.ClientResponse:
         response = await self._follow(ask, ask.url, trusted=True)
         if response.status in ask.ok:
             return response
         response.close()
         raise from_status(response.status, response.url, retry_after(response.headers))
 
-    async def _follow(self, ask: _Ask, url: URL, trusted: bool) -> aiohttp.ClientResponse:
+    async def _follow(self, ask: Ask, url: URL, trusted: bool) -> aiohttp.ClientResponse:
         for _ in range(MAX_REDIRECTS + 1):
             self.network.rules.check(url)
-            response = await (self._authorized(ask, url) if trusted else self._send(ask, url, _EMPTY))
+            response = await (self._authorized(ask, url) if trusted else self._send(ask, url, EMPTY))
             if response.status not in REDIRECTS or response.status in ask.ok:
                 return response
             response.close()
             if ask.method not in _SAFE:
                 raise NetworkError(f"{shown(url)} redirects a {ask.method}", retryable=False)
-            url = _next(url, response.headers.get("Location", ""))
+            url = next_url(url, response.headers.get("Location", ""))
         raise NetworkError(f"{ask.url.host}: more than {MAX_REDIRECTS} redirects", retryable=False)
 
-    async def _authorized(self, ask: _Ask, url: URL) -> aiohttp.ClientResponse:
+    async def _authorized(self, ask: Ask, url: URL) -> aiohttp.ClientResponse:
         """Send what belongs to this origin; a 401 of the access' own origin is answered once, with a new header."""
         if ask.private or ask.alone or self.access is None or url.origin() != self._origin:
-            return await self._send(ask, url, ask.private if url.origin() == ask.url.origin() else _EMPTY)
+            return await self._send(ask, url, ask.private if url.origin() == ask.url.origin() else EMPTY)
         sent = await self._ready(self.access, ask.scope)
         response = await self._send(ask, url, _header(sent))
         if response.status != _UNAUTHORIZED:
@@ -279,7 +247,7 @@ class Transport:
             value = access.ready()
             return await access.header(self, self._challenges, scope) if value is None or value == refused else value
 
-    async def _send(self, ask: _Ask, url: URL, private: Mapping[str, str]) -> aiohttp.ClientResponse:
+    async def _send(self, ask: Ask, url: URL, private: Mapping[str, str]) -> aiohttp.ClientResponse:
         proxy = self.network.proxy_for(url)
         session = self._sessions.get(proxy is not None)
         if session is None:
@@ -293,42 +261,5 @@ class Transport:
             raise from_failure(error, url) from None
 
 
-async def _body(response: aiohttp.ClientResponse, limit: int) -> bytes:
-    encoding = response.headers.get("Content-Encoding", "identity")
-    if encoding.lower() != "identity":
-        raise NetworkError(f"{response.url.host} answers with Content-Encoding {encoding[:40]!r}", retryable=False)
-    body = bytearray()
-    async for chunk in response.content.iter_any():
-        body += chunk
-        if len(body) > limit:
-            host = response.url.host
-            raise NetworkError(f"{host} answers with more than {limit} bytes where few were expected", retryable=False)
-    return bytes(body)
-
-
 def _header(value: str | None) -> Mapping[str, str]:
-    return _EMPTY if value is None else {"Authorization": value}
-
-
-def parse_url(text: str) -> URL:
-    """The URL as it was written, since a signature may cover its bytes; only what HTTP cannot carry is quoted.
-
-    Raises ValueError.
-    """
-    return URL(text, encoded=_PLAIN.fullmatch(text) is not None).with_fragment(None)
-
-
-def _first(text: str) -> URL:
-    try:
-        return parse_url(text)
-    except ValueError:
-        raise SourceUnsupportedError("the URL is not one; it must be https://host/path") from None
-
-
-def _next(url: URL, location: str) -> URL:
-    try:
-        if not location:
-            raise ValueError
-        return url.join(parse_url(location))
-    except ValueError:
-        raise NetworkError(f"{url.host} redirects to something that is no URL", retryable=False) from None
+    return EMPTY if value is None else {"Authorization": value}
