@@ -261,8 +261,10 @@ def test_a_pull_that_succeeded_is_never_repeated_for_another_puller(digest: str)
 
 
 def test_the_first_pods_are_ready_before_the_deployments_status_says_anything() -> None:
-    world = served()
-    live(world)["metadata"]["generation"] = 1
-    live(world)["status"] = {}
-    world.step(1)
+    world = World(model=kube.model_document())
+    world.step()
+    world.pull(A)
+    world.serve("r0")
+    live(world)["metadata"]["generation"], live(world)["status"] = 1, {}
+    world.step()
     assert world.condition("Ready") == SERVES
