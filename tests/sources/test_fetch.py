@@ -16,6 +16,7 @@ from tests.support.fault_server import FaultServer, cut, send, serving
 from tests.support.gguf_maker import make_gguf
 from tests.support.ollama_registry import Fault, OllamaRegistry
 from tests.support.ollama_registry_http import serving_registry
+from yarl import URL
 
 from paddock_runner.core.digest import Digest
 from paddock_runner.core.manifest import MAX_BLOB_BYTES, MAX_LAYERS
@@ -86,8 +87,11 @@ def make_adapter(path: Path) -> Path:
     return path
 
 
-async def carry_out(store: Store, source: Any, *hosts: str, validator: str = "") -> Fetched:
-    network = Network(rules=HostRules(frozenset(hosts)), timeouts=Timeouts(silence=5, pause=0.01))
+async def carry_out(
+    store: Store, source: Any, *hosts: str, validator: str = "", mirrors: dict[str, tuple[URL, ...]] | None = None
+) -> Fetched:
+    timeouts = Timeouts(silence=5, pause=0.01)
+    network = Network(rules=HostRules(frozenset(hosts)), timeouts=timeouts, mirrors=mirrors or {})
     async with asyncio.timeout(30), Transport(network, source.access) as transport:
         return await fetch(store, source, transport, lambda digest, done, total: None, validator)
 
@@ -326,6 +330,16 @@ def test_a_manifest_and_its_plan_agree() -> None:
     ):
         with pytest.raises(InvalidModelError, match=match):
             check_plan(plan(*files, manifest=manifest))
+
+
+@pytest.mark.parametrize("length", ["the same", "another"])
+async def test_a_mirror_with_wrong_bytes_does_no_harm(server: FaultServer, store: Store, length: str) -> None:
+    wrong = server.data[:-1] + b"\xff" + (b"" if length == "the same" else b"more")
+    with serving(wrong) as mirror:
+        mirrors = {server.host: (URL(f"http://{mirror.host}"),)}
+        found = await carry_out(store, Planned(plan(remote(server))), server.host, mirror.host, mirrors=mirrors)
+        assert mirror.heads
+    assert load_model(store, found.stored).model_path.read_bytes() == server.data
 
 
 async def test_a_server_that_sends_less_than_it_was_asked_for(server: FaultServer, store: Store) -> None:

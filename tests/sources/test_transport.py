@@ -447,6 +447,22 @@ async def test_a_mirror_that_does_not_help_is_passed_by(web: Web, other: Web, re
     assert (await read(mirrored(web, other), url, ok=(200, 401, 404, 500))).body == b"original"
 
 
+@pytest.mark.parametrize(
+    "reply",
+    [Reply(body=b"x" * 20, length=100), Reply(body=b"x" * 2000), Reply(body=b"x" * 500, drip=0.05)],
+)
+async def test_a_mirror_whose_body_is_bad_is_not_asked_again(web: Web, other: Web, reply: Reply) -> None:
+    other.on("/a", reply)
+    url = web.on("/a", Reply(body=b"original"))
+    net = replace(mirrored(web, other), timeouts=replace(QUICK, small=0.4))
+    async with Transport(net) as transport:
+        if len(reply.body) > 1000:
+            with pytest.raises(NetworkError, match="more than"):
+                await transport.read(url, limit=1000)
+        assert (await transport.read(url, limit=1000)).body == b"original"
+    assert len(other.seen) == 1
+
+
 async def test_mirrors_come_in_order_and_a_dead_one_rests(web: Web, other: Web, caplog: Any) -> None:
     with serving_web() as dead:
         pass

@@ -167,32 +167,42 @@ class Transport:
 
     @contextlib.asynccontextmanager
     async def _opened(self, ask: Ask, mirrors: bool = True) -> AsyncIterator[aiohttp.ClientResponse]:
-        response = (await self._mirrored(ask) if mirrors else None) or await self._direct(ask)
+        mirror, response = (await self._mirrored(ask)) if mirrors else (None, None)
+        if response is None:
+            response = await self._direct(ask)
         try:
             yield response
-        except aiohttp.ClientError as error:
-            raise from_failure(error, response.url) from None
+        except BaseException as error:
+            # Whatever was wrong with its answer, the next attempt need not be the mirror's.
+            if mirror is not None:
+                self._rest(mirror, error)
+            if isinstance(error, aiohttp.ClientError):
+                raise from_failure(error, response.url) from None
+            raise
         finally:
             # Gives the connection back if the body was read to its end, and closes it if not.
             response.release()
 
-    async def _mirrored(self, ask: Ask) -> aiohttp.ClientResponse | None:
-        """The answer of the first mirror that has it."""
-        if ask.alone or ask.private or ask.method not in _SAFE:
-            return None
-        for url in self.network.mirrors_of(ask.url):
+    async def _mirrored(self, ask: Ask) -> tuple[URL | None, aiohttp.ClientResponse | None]:
+        """The first mirror that has it, and its answer."""
+        private = ask.alone or ask.private or ask.method not in _SAFE
+        for url in () if private else self.network.mirrors_of(ask.url):
             if self._resting.get(url.origin(), 0.0) > time.monotonic():
                 continue
             try:
                 response = await self._follow(ask, url, trusted=False)
             except StoreError as error:
-                log.warning("the mirror %s is left alone for %g s: %s", url.host, MIRROR_REST_SECONDS, error)
-                self._resting[url.origin()] = time.monotonic() + MIRROR_REST_SECONDS
+                self._rest(url, error)
                 continue
             if response.status in ask.ok and response.status < 400:
-                return response
+                return url, response
             response.close()
-        return None
+        return None, None
+
+    def _rest(self, mirror: URL, error: BaseException) -> None:
+        words = str(error) if isinstance(error, StoreError) else type(error).__name__
+        log.warning("the mirror %s is left alone for %g s: %s", mirror.host, MIRROR_REST_SECONDS, words)
+        self._resting[mirror.origin()] = time.monotonic() + MIRROR_REST_SECONDS
 
     async def _direct(self, ask: Ask) -> aiohttp.ClientResponse:
         response = await self._follow(ask, ask.url, trusted=True)

@@ -332,7 +332,8 @@ async def test_without_a_digest_only_a_strong_etag_allows_to_continue(
 ) -> None:
     server.script, server.etag = [cut(100_000), whole], '"a"'
     assert (await pull(digest=None).run()).digest == server.digest
-    assert server.ranges == [None, "bytes=100000-"]
+    # What lay in a buffer when the connection broke is lost.
+    assert server.ranges in ([None, "bytes=65536-"], [None, "bytes=100000-"])
     assert server.heads[1]["If-Range"] == '"a"'
     server.heads.clear()
     server.script, server.etag = [cut(100_000), ignores_range], '"a"'

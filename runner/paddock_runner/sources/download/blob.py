@@ -110,6 +110,7 @@ class _Work:
             return await self._ranges(digest, careful=True)
 
     async def _ranges(self, digest: Digest, careful: bool) -> Blob:
+        self._requests.mirrors = not careful
         with self._store.resumable(digest, self._file.size) as partial:
             missing = (partial.size or 0) - partial.done
             require_space(partial.path.parent, missing, f"the file {self._file.name}")

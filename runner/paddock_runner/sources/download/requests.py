@@ -50,6 +50,8 @@ class Requests:
         self.host = URL(url).host or url
         self.connections = max(1, transport.network.connections)
         self.received = 0
+        self.mirrors = True
+        """Whether mirrors are asked; not for bytes that came wrong once."""
         self._url = url
         self._kind = kind
         self._transport = transport
@@ -70,7 +72,7 @@ class Requests:
         try:
             async with (
                 self.watch.request(self.host) as watched,
-                self._transport.open(self._url, headers=headers, ok=JUDGED) as response,
+                self._transport.open(self._url, headers=headers, ok=JUDGED, mirrors=self.mirrors) as response,
             ):
                 body = judge(response.status, response.headers, start, end, wanted is not None)
                 if (body.total or 0) > self.limits.maximum_bytes:
