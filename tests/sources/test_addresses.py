@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from yarl import URL
 
-from paddock_runner.sources.addresses import CheckedResolver, HostRules, is_public
+from paddock_runner.sources.addresses import CheckedResolver, HostRules, NamedResolver, is_public
 from paddock_runner.sources.errors import ForbiddenAddressError, InsecureSourceError, SourceUnsupportedError
 from paddock_runner.store.errors import StoreError
 
@@ -52,6 +52,10 @@ def test_public_addresses(address: str) -> None:
         ("https://127.0.0.1/a", ForbiddenAddressError),
         ("https://[::1]/a", ForbiddenAddressError),
         ("https://[::ffff:169.254.169.254]/a", ForbiddenAddressError),
+        ("https://127.1/a", ForbiddenAddressError),
+        ("https://2130706433/a", ForbiddenAddressError),
+        ("https://0x7f000001/a", ForbiddenAddressError),
+        ("https://0177.0.0.1/a", ForbiddenAddressError),
         ("https://user:secret@example.com/a", SourceUnsupportedError),
         ("file:///etc/passwd", SourceUnsupportedError),
         ("ftp://example.com/a", SourceUnsupportedError),
@@ -79,4 +83,12 @@ async def test_names_are_judged_by_what_they_resolve_to(host: str) -> None:
     resolver = CheckedResolver(HostRules())
     with pytest.raises(ForbiddenAddressError, match="not public"):
         await resolver.resolve(host, 443)
+    await resolver.close()
+
+
+async def test_the_way_to_a_proxy_leads_nowhere_else() -> None:
+    resolver = NamedResolver(frozenset({"localhost"}))
+    assert {item["host"] for item in await resolver.resolve("localhost", 80)} <= {"127.0.0.1", "::1"}
+    with pytest.raises(ForbiddenAddressError, match="not a proxy"):
+        await resolver.resolve("example.com", 443)
     await resolver.close()

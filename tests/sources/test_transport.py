@@ -492,7 +492,8 @@ def proxied(authority: Authority, tmp_path: Path) -> Iterator[tuple[Web, Forward
     """A server that is 1.1.1.1 for whoever goes through the proxy, and the settings for it."""
     (tmp_path / "ca.pem").write_bytes(authority.pem)
     with serving_web(tls_of(authority, tmp_path, "1.1.1.1")) as web, serving_proxy(web.host) as proxy:
-        url = URL(f"http://me:pass@{proxy.host}")
+        # By its name, which has no public address.
+        url = URL(f"http://me:pass@{proxy.host}".replace("127.0.0.1", "localhost"))
         net = Network(timeouts=QUICK, proxies={"https": url, "http": url}, ca_file=tmp_path / "ca.pem")
         yield web, proxy, net
 
