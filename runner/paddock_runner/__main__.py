@@ -13,6 +13,7 @@ from collections.abc import Sequence
 
 COMMANDS = {
     "pull": "fetch a model into the cache, verified",
+    "estimate": "say how much memory a model needs, from its header alone",
     "convert": "quantize a model in the cache",
     "collect": "remove what no live digest and no name needs from the cache",
     "store": "create, list, show, copy, remove and verify models in the cache",

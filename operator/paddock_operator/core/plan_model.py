@@ -97,7 +97,7 @@ def _memory(o: ModelObserved, pin: Pin, service: Service) -> dict[str, Any]:
     memory: dict[str, Any] = {"estimated": known} if known else {}
     same = known.get("digest") == pin.target and known.get("settingsHash") == service.settings
     if pin.target and pin.current and not same:
-        sizes = estimate(service.engine, pin.details, _weights(pin.resolved))
+        sizes = estimate(service.engine, pin.details, *_file_sizes(pin.resolved))
         memory["estimated"] = {"digest": pin.target, "settingsHash": service.settings, **sizes}
     measured = (o.status.get("memory") or {}).get("measured")
     if o.platform == "cluster" and measured and same:
@@ -108,9 +108,12 @@ def _memory(o: ModelObserved, pin: Pin, service: Service) -> dict[str, Any]:
     return memory
 
 
-def _weights(resolved: Mapping[str, Any]) -> int:
-    models = [int(file.get("size", 0)) for file in resolved.get("files", ()) if file.get("role") == "model"]
-    return sum(models) or int(resolved.get("size", 0))
+def _file_sizes(resolved: Mapping[str, Any]) -> tuple[int, int]:
+    """(bytes of the model's files, of adapters and projectors)."""
+    files = [(str(file.get("role")), int(file.get("size", 0))) for file in resolved.get("files", ())]
+    model = sum(size for role, size in files if role == "model")
+    others = sum(size for role, size in files if role in ("adapter", "projector"))
+    return model or int(resolved.get("size", 0)), others
 
 
 def _rounded(value: int) -> int:

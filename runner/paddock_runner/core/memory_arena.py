@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 ALIGNMENT = 32
-_ENDLESS = 1 << 62
+_ENDLESS = 1 << 200
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,7 +11,9 @@ from dataclasses import dataclass, field, replace
 UNTURNED = frozenset({"bert", "jina-bert-v2", "gpt2", "starcoder", "mpt", "bloom", "refact", "jais", "gptj"})
 """Architectures whose queries and keys are used as they are: no rotation, no norm."""
 
+MAX_NUMBER = 1 << 24
 STEADY = frozenset({"lfm2", "lfm2moe", "jamba"})
+"""Architectures that add each part to the stream; others add the stream to the part, which takes another place."""
 
 Shapes = Mapping[str, tuple[int, ...]]
 """Names of tensors without `blk.N.` and `.weight`, with dimensions in the order of the file."""
@@ -113,11 +115,11 @@ class Numbers:
     values: Mapping[str, object]
 
     def of(self, name: str, layer: int = 0, default: int = 0) -> int:
-        """The number `name` of a layer; a yes is 1."""
+        """The number `name` of a layer, from 0 to MAX_NUMBER; a yes is 1."""
         value = self.values.get(f"{self.architecture}.{name}")
         if isinstance(value, tuple):
             value = value[layer] if layer < len(value) else None
-        return int(value) if isinstance(value, int) else default
+        return min(max(int(value), 0), MAX_NUMBER) if isinstance(value, int) else default
 
     def each(self, name: str) -> bool:
         """Whether every layer has a value of its own."""

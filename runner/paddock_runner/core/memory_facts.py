@@ -22,10 +22,10 @@ _SEVERAL = 9
 _MANY_CELLS = 1 << 22
 _FLOAT = 4
 # Decoders and encoders that llama.cpp runs without a cache.
-_UNCACHED = frozenset(
-    """bert jina-bert-v2 jina-bert-v3 nomic-bert nomic-bert-moe neo-bert eurobert wavtokenizer-dec modern-bert
-    gemma-embedding dream llada llada-moe rnd1""".split()
-)
+_UNCACHED = frozenset({
+    "bert", "jina-bert-v2", "jina-bert-v3", "nomic-bert", "nomic-bert-moe", "neo-bert", "eurobert", "modern-bert",
+    "wavtokenizer-dec", "gemma-embedding", "dream", "llada", "llada-moe", "rnd1",
+})  # fmt: skip
 
 
 class Tensor(Protocol):
@@ -110,10 +110,10 @@ def memory_facts(header: Header) -> dict[str, Any]:
     return {
         "input": found.input,
         "output": found.output,
-        "blocks": sum(block.weights for block in model.blocks),
+        "blocks": sum(one.weights for one in model.blocks),
         "caches": _caches(model),
-        "state": sum(block.state for block in model.blocks) * _FLOAT,
-        "heads": max((block.attention.heads for block in model.blocks if block.attention), default=0),
+        "state": sum(one.state for one in model.blocks) * _FLOAT,
+        "heads": max((one.attention.heads for one in model.blocks if one.attention), default=0),
         "step": _step(model),
         "encoder": not model.cached,
     }
@@ -123,14 +123,15 @@ def _caches(model: Model) -> list[dict[str, int]]:
     """Elements of keys and values for each cell, of all layers with the same window together."""
     if not model.cached:
         return []
-    most = max((block.cached[1] for block in model.blocks), default=0)
+    caching = [one for one in model.blocks if one.cached[0]]
+    most = max((one.cached[1] for one in caching), default=0)
     found = []
-    for window in sorted({block.window for block in model.blocks if block.cached[0]}):
-        same = [block for block in model.blocks if block.window == window and block.cached[0]]
-        values = [block.cached[1] for block in same]
+    for window in sorted({one.window for one in caching}):
+        same = [one for one in caching if one.window == window]
+        values = [one.cached[1] for one in same]
         # Without flash attention llama.cpp makes the values of all layers as wide as the widest.
         padded = most * sum(1 for value in values if value)
-        entry = {"window": window, "key": sum(block.cached[0] for block in same), "value": sum(values)}
+        entry = {"window": window, "key": sum(one.cached[0] for one in same), "value": sum(values)}
         found.append(entry | ({"padded": padded} if padded != sum(values) else {}))
     return found
 
@@ -150,7 +151,7 @@ def _step(model: Model) -> dict[str, int]:
 
 
 def _scored(model: Model) -> dict[str, int]:
-    attentions = [block.attention for block in model.blocks if block.attention]
+    attentions = [one.attention for one in model.blocks if one.attention]
     if not attentions:
         return {"scored": 0, "cell": 0}
     # An encoder's cells are the tokens of the step.

@@ -1,7 +1,7 @@
 """What each GPU holds when layers are split over them, as llama.cpp assigns them.
 
-Used by `commands.estimate`. Weights, keys, values and state are those of the layers; the bytes of a step are taken to be
-the same on every GPU that has layers, which is the most it can be.
+Used by `commands.estimate`. Weights, keys, values and state are those of the layers; the bytes of a step are taken to
+be the same on every GPU that has layers, which is the most it can be.
 """
 
 from __future__ import annotations

@@ -9,6 +9,7 @@ import re
 from dataclasses import dataclass
 from typing import Any
 
+from paddock_runner.core.memory_facts import memory_facts
 from paddock_runner.store.gguf_header import GGUFHeader
 from paddock_runner.store.gguf_reader import Scalar
 from paddock_runner.store.gguf_rules import RECURRENT
@@ -226,6 +227,7 @@ def details(header: GGUFHeader) -> dict[str, Any]:
         "slidingWindow": header.own("attention.sliding_window"),
         "kvLoraRank": header.own("attention.kv_lora_rank"),
         "poolingType": header.pooling_type,
+        "memory": memory_facts(header) if header.kind == "model" else None,
     }
     return {
         "format": "gguf",

@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from paddock_operator.core.memory_parts import checked_facts
 from paddock_operator.core.observed import PullResult
 
 MAX_MESSAGE = 4096
@@ -93,7 +94,13 @@ def _details(found: Any) -> dict[str, Any]:
     abilities = given.get("capabilities")
     words = [printable(word, 32) for word in abilities if isinstance(word, str)] if isinstance(abilities, list) else []
     unique = list(dict.fromkeys(words))[:MAX_CAPABILITIES]
-    return {**texts, **numbers, **({"capabilities": unique} if unique else {})}
+    memory = checked_facts(given.get("memory"))
+    return {
+        **texts,
+        **numbers,
+        **({"capabilities": unique} if unique else {}),
+        **({"memory": memory} if memory else {}),
+    }
 
 
 def _is_digest(value: Any) -> bool:
