@@ -170,15 +170,15 @@ def test_a_pinned_digest_outlives_a_move_of_its_name(seeded: Path, modelfile: Pa
 
 
 def test_a_moved_tag_is_not_taken_for_the_pin(seeded: Path) -> None:
-    code, lines, _ = pull(seeded, {"ollama": {"name": "tiny:1b"}}, "sha256:" + "0" * 64)
-    assert (code, lines[-1]["reason"], lines[-1]["retryable"]) == (1, "DigestMismatch", False)
+    code, lines, _ = pull(seeded, {"ollama": {"name": "tiny:1b"}}, "sha256:" + "0" * 64, PADDOCK_OFFLINE="1")
+    assert (code, lines[-1]["reason"], lines[-1]["retryable"]) == (1, "Offline", False)
 
 
 @pytest.mark.parametrize(
     ("request_", "reason", "match"),
     [
-        ({"source": {"ollama": {"name": "nope"}}}, "NotFound", "paddock create nope:latest -f Modelfile"),
-        ({"source": {"oci": {"reference": "r"}}}, "SourceUnsupported", "OCI"),
+        ({"source": {"ollama": {"name": "nope"}}}, "Offline", "PADDOCK_OFFLINE"),
+        ({"source": {"oci": {"reference": "r"}}}, "SourceUnsupported", "source.oci.reference"),
         ({"source": {"ollama": {"name": "x"}}, "digest": "md5:1"}, "SourceUnsupported", "digest"),
         ({"source": {"http": {"url": "http://h/x", "sha256": "0" * 64}}}, "InsecureSource", "h would be reached"),
         ({"source": {"http": {"url": "https://127.0.0.1/x", "sha256": "0" * 64}}}, "ForbiddenAddress", "not public"),
@@ -186,7 +186,8 @@ def test_a_moved_tag_is_not_taken_for_the_pin(seeded: Path) -> None:
     ],
 )
 def test_failed_pulls_are_one_event(models: Path, request_: object, reason: str, match: str) -> None:
-    code, lines, _ = run("pull", "--models", models, "--request", "-", stdin=request_)
+    offline = {"PADDOCK_OFFLINE": "1"} if reason == "Offline" else {}
+    code, lines, _ = run("pull", "--models", models, "--request", "-", stdin=request_, environment=offline)
     assert code == 1
     assert lines == [{"event": "error", "reason": reason, "message": lines[0]["message"], "retryable": False}]
     assert match in lines[0]["message"]
@@ -208,7 +209,7 @@ def test_a_corrupt_blob_fails_the_pull(seeded: Path) -> None:
     data = bytearray(path.read_bytes())
     data[-1] ^= 1
     path.write_bytes(data)
-    code, lines, _ = pull(seeded, {"ollama": {"name": "tiny:1b"}})
+    code, lines, _ = pull(seeded, {"ollama": {"name": "tiny:1b"}}, PADDOCK_OFFLINE="1")
     assert (code, lines[-1]["reason"]) == (1, "DigestMismatch")
 
 

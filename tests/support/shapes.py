@@ -356,3 +356,19 @@ SHAPES: dict[str, Callable[[], Shape]] = {
     "bert": bert,
     "nomic-bert": nomic_bert,
 }
+
+LARGE_SHAPES: dict[str, Callable[[], Shape]] = {
+    "llama of 1.2 B": lambda: llama(
+        Size(layers=16, width=2048, heads=32, kv_heads=8, head=64, hidden=8192, vocab=128256)
+    ),
+    "qwen3 of 0.6 B": lambda: qwen3(
+        Size(layers=28, width=1024, heads=16, kv_heads=8, head=128, hidden=3072, vocab=151936)
+    ),
+    "gemma3 of 1 B": lambda: gemma3(
+        Size(layers=26, width=1152, heads=4, kv_heads=1, head=256, hidden=6912, vocab=262144)
+    ),
+    "lfm2 of 350 M": lambda: lfm2(
+        Size(layers=16, width=1024, heads=16, kv_heads=8, head=64, hidden=4608, vocab=65536), every=3
+    ),
+}
+"""The sizes of models that people use, for the benchmark."""

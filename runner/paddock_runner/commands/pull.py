@@ -142,6 +142,8 @@ def pull(store: Store, request: Request, network: Network, progress: LayerProgre
     except (DigestMismatchError, NotFoundError) as error:
         # Damaged in the cache, or collected a moment ago: a source that can fetch does it again.
         log.warning("the cache does not hold the model whole: %s", error)
+        if network.offline:
+            raise
         found = _fetch(store, replace(request, validator=""), network, progress)
         files = _verified(store, found.stored, progress)
     words = {"revision": found.revision, "validator": found.validator}

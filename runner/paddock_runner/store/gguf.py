@@ -88,7 +88,8 @@ def _check_model(raw: RawHeader, architecture: str, part: bool, later: bool) -> 
         _check_whole(raw)
     if later:
         return 0
-    check_parameters(raw.entries, architecture)
+    rows = {tensor.name: tensor.dimensions[1] for tensor in raw.tensors if len(tensor.dimensions) == 2}
+    check_parameters(raw.entries, architecture, rows)
     return check_vocabulary(raw)
 
 

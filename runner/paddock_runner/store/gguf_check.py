@@ -20,7 +20,7 @@ _INT64_MAX = (1 << 63) - 1
 # llama.cpp has no product with rows of these types and jumps to address 0 instead.
 _NOT_WEIGHTS = frozenset({"F64", "I8", "I16", "I32", "I64", "Q8_1", "Q8_K"})
 _LOOKUP_TABLE = re.compile(r"(?:^|[._])(?:d2t|t2d|tid2eid)(?:[._]|$)")
-_ADDED = re.compile(r"(?:norm\d?\.weight|\.bias)$")
+_ADDED = re.compile(r"(?:norm(?:_\d)?\.weight|\.bias|rope_(?:freqs|factors_long|factors_short)\.weight)$")
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,7 +96,7 @@ def check_weight_types(tensors: Sequence[TensorInfo]) -> None:
         if tensor.type in _NOT_WEIGHTS and not _LOOKUP_TABLE.search(tensor.name):
             raise InvalidGGUFError(shown, f"has the type {tensor.type}, which llama.cpp cannot compute with")
         if tensor.type != "F32" and len(tensor.dimensions) == 1 and _ADDED.search(tensor.name):
-            raise InvalidGGUFError(shown, f"has the type {tensor.type}; norms and biases must be F32")
+            raise InvalidGGUFError(shown, f"has the type {tensor.type}; norms, biases and rope factors must be F32")
 
 
 def check_architecture(entries: dict[str, Entry]) -> str:
@@ -115,7 +115,7 @@ def check_split(entries: dict[str, Entry]) -> None:
     number = _split_number(entries, "split.no", UINT16, MAX_PARTS - 1)
     _split_number(entries, "split.tensors.count", INT32, (1 << 31) - 1)
     if number and number >= count:
-        raise InvalidGGUFError("split.no", f"{number} is out of range, there are {count} parts and the first is 0")
+        raise InvalidGGUFError("split.no", f"{number} is out of range: split.count is {count}, the first part is 0")
 
 
 def _split_number(entries: dict[str, Entry], key: str, value_type: int, high: int) -> int:

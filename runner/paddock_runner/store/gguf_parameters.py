@@ -6,6 +6,7 @@ Called by `gguf.read_gguf`. The rules of single architectures are tables of `ggu
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from paddock_runner.store import gguf_rules as rules
@@ -79,8 +80,11 @@ def number(entries: dict[str, Entry], key: str, low: int, high: int, required: b
     return entry.value
 
 
-def check_parameters(entries: dict[str, Entry], architecture: str) -> None:
-    """Judge all hyperparameters of a model. Raises InvalidGGUFError, which names the key, its value and the limit."""
+def check_parameters(entries: dict[str, Entry], architecture: str, rows: Mapping[str, int]) -> None:
+    """Judge all hyperparameters of a model; `rows` are the second dimensions of its matrices by tensor name.
+
+    Raises InvalidGGUFError, which names the key, its value and the limit.
+    """
     own = Parameters(entries, architecture)
     layers = own.number("block_count", 1, MAX_LAYERS, required=True) or 0
     own.number("context_length", 1, MAX_CONTEXT, required=True)
@@ -89,16 +93,16 @@ def check_parameters(entries: dict[str, Entry], architecture: str) -> None:
     own.number("nextn_predict_layers", 0, layers - 1)
     own.number("pooling_type", 0, 4)
     own.number("classifier.pooling_type", 0, 4)
-    own.number("vocab_size", 1, MAX_VOCABULARY)
+    own.number("vocab_size", 0, MAX_VOCABULARY)
     own.each("feed_forward_length", 0, 1 << 24, layers)
-    head = _check_heads(own, layers, width)
+    head = _check_heads(own, layers, width, rows)
     _check_rotation(own, head)
     _check_experts(own, layers)
     _check_floats(own)
     _check_rules(own, width)
 
 
-def _check_heads(own: Parameters, layers: int, width: int) -> int:
+def _check_heads(own: Parameters, layers: int, width: int, rows: Mapping[str, int]) -> int:
     """Counts and sizes of the attention heads; returns the length of a key (0 without attention)."""
     headless = own.architecture in rules.HEADLESS
     heads = own.each("attention.head_count", 0 if headless else 1, min(MAX_HEADS, width), layers)
@@ -113,7 +117,20 @@ def _check_heads(own: Parameters, layers: int, width: int) -> int:
     value_length = own.number("attention.value_length", 1, MAX_WIDTH) or per_head
     if key_length != value_length and own.architecture in rules.EQUAL_HEADS:
         raise own.refuse("attention.value_length", f"{value_length} must equal the key length {key_length}")
+    if len(set(kv_heads)) > 1:
+        _check_key_rows(own, kv_heads, key_length, rows)
     return key_length
+
+
+def _check_key_rows(own: Parameters, kv_heads: tuple[int, ...], key_length: int, rows: Mapping[str, int]) -> None:
+    """Where layers differ, each one's key matrix must have its number of heads; the graph asserts it."""
+    lengths = (key_length, own.plain("attention.key_length_swa") or key_length)
+    for layer, count in enumerate(kv_heads):
+        found = rows.get(f"blk.{layer}.attn_k.weight")
+        if count and found is not None and found not in [count * length for length in lengths]:
+            raise own.refuse(
+                "attention.head_count_kv", f"{count} of layer {layer} does not fit the {found} rows of its attn_k.weight"
+            )
 
 
 def _check_rotation(own: Parameters, head: int) -> None:
@@ -137,9 +154,10 @@ def _check_scaling(own: Parameters) -> None:
         allowed = ", ".join(sorted(rules.ROPE_SCALINGS))
         raise own.refuse("rope.scaling.type", f"{str(scaling.value)[:64]!r} is unknown, allowed are {allowed}")
     sections = own.entry("rope.dimension_sections")
-    if sections is None or not isinstance(sections.value, tuple):
+    if sections is None or own.architecture not in rules.SECTIONED | rules.MAYBE_SECTIONED:
         return
-    numbers = [item for item in sections.value if type(item) is int]
+    stored = sections.value if isinstance(sections.value, tuple) else ()
+    numbers = [item for item in stored if type(item) is int]
     if len(numbers) != 4 or any(not 0 <= item <= MAX_WIDTH for item in numbers):
         raise own.refuse("rope.dimension_sections", f"must be four numbers from 0 to {MAX_WIDTH}")
     if own.architecture in rules.SECTIONED and not any(numbers[:3]):
@@ -178,7 +196,7 @@ def _check_floats(own: Parameters) -> None:
         if entry.value_type != FLOAT32 or not isinstance(value, float):
             raise own.refuse(name, "must be a 32-bit float")
         if not math.isfinite(value) or value < 0:
-            raise own.refuse(name, f"{value} must be finite and not negative; llama.cpp aborts on that")
+            raise own.refuse(name, f"{value} must be finite and not negative")
 
 
 def _check_rules(own: Parameters, width: int) -> None:

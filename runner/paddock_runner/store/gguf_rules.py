@@ -48,6 +48,7 @@ _FULL_ROTATION_NAMES = """
 FULL_ROTATION = frozenset(_FULL_ROTATION_NAMES.split())
 # The rotation is divided by the sum of its sections.
 SECTIONED = frozenset({"qwen2vl", "paddleocr", "qwen3vl", "qwen3vlmoe", "qwen35", "qwen35moe", "qwen4exp", "qwen3tts"})
+MAYBE_SECTIONED = frozenset({"glm4", "glm4moe", "hunyuan_vl", "bailingmoe3", "dflash"})
 PARTLY_ROTATED = frozenset({"deepseek2", "deepseek2-ocr", "mistral4", "hy_v4"})
 
 ONE_EXPERT_IS_NONE = frozenset({"hunyuan_vl", "hunyuan-dense"})

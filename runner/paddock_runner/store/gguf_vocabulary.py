@@ -144,6 +144,9 @@ def _check_pre_tokenizer(entries: dict[str, Entry], model: str) -> None:
         return
     if entry.value_type != STRING or entry.value not in PRE_TOKENIZERS:
         raise InvalidGGUFError(key, f"{str(entry.value)[:64]!r} is not supported by this llama.cpp")
+    # It leaves spaces to a tokenizer that drops them; the others abort on their first space.
+    if entry.value == "whitespace" != model:
+        raise InvalidGGUFError(key, f"'whitespace' does not fit tokenizer.ggml.model {model!r}")
 
 
 def _check_merges(entries: dict[str, Entry]) -> None:
