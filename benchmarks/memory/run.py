@@ -22,20 +22,21 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
+from tests.support.engine_memory import Allocated, allocated, engine
+from tests.support.shapes import LARGE_SHAPES, SHAPES, write_shape
+
 from paddock_runner.core.engine_record import EngineRecord
 from paddock_runner.core.memory import Estimate, estimate
 from paddock_runner.core.memory_facts import memory_facts
 from paddock_runner.store.gguf import read_gguf
-from tests.support.engine_memory import Allocated, allocated, engine
-from tests.support.shapes import LARGE_SHAPES, SHAPES, write_shape
 
 MIB = 1 << 20
 TARGET = 5.0
 SETTINGS = [(512, 1), (2048, 4), (8192, 4)]
 CACHES = ["f16", "q8_0"]
 HEADER = (
-    "| model | context × slots | cache | weights | KV | state | step | output | all buffers | logged | off | resident | "
-    "estimate of it |\n|---|---|---|---|---|---|---|---|---|---|---|---|---|\n"
+    "| model | context × slots | cache | weights | KV | state | step | output | all buffers | logged | off | "
+    "resident | estimate of it |\n|---|---|---|---|---|---|---|---|---|---|---|---|---|\n"
 )
 
 
@@ -98,8 +99,8 @@ def report(found: list[Row]) -> str:
         f"{datetime.datetime.now(datetime.UTC).date()}, {os.cpu_count()} cores, Python {platform.python_version()}, "
         f"llama.cpp of llama-cpp-python {version}. Command: `python -m benchmarks.memory.run`. Sizes in MiB.\n\n"
         f"The worst estimate of all buffers is {worst:+.2f} % off (target ±{TARGET:g} %); weights are "
-        f"{'exact in every row' if exact else 'NOT exact'}; {len(above)} of {len(found)} processes took more than their "
-        "estimate.\n\n"
+        f"{'exact in every row' if exact else 'NOT exact'}; {len(above)} of {len(found)} processes took more than "
+        "their estimate.\n\n"
         "`logged` is what llama.cpp says it allocates; `resident` is what loading and one full step of one sequence "
         "added to the child process; `estimate of it` has the programs besides (146 MiB, and 300 bytes for each token "
         "of the vocabulary). Weights that a step does not read are mapped, not resident.\n\n"

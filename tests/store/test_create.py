@@ -237,7 +237,7 @@ def test_malformed_layers_are_typed(store: Store, folder: Path, kind: str, data:
 def test_a_second_model_layer_must_be_a_part_of_the_first(store: Store, folder: Path) -> None:
     with pytest.raises(NotGGUFError):
         load_model(store, with_layer(store, folder, "model", b"second"))
-    with pytest.raises(InvalidGGUFError, match="split.count"):
+    with pytest.raises(InvalidGGUFError, match=r"split.count"):
         load_model(store, with_layer(store, folder, "model", (folder / "tiny.gguf").read_bytes()))
     base = make(store, folder, "FROM tiny.gguf").manifest
     none = store.write_manifest(ModelName.parse("z"), build_manifest(base.config, [layer("system", Digest.of(b""), 0)]))
@@ -314,8 +314,8 @@ def test_tags_have_ollamas_shape(store: Store, folder: Path) -> None:
 
 def test_tags_survive_a_missing_blob(store: Store, folder: Path) -> None:
     stored = make(store, folder, "FROM tiny.gguf")
-    for layer in stored.manifest.blobs:
-        store.blob_path(layer.digest).unlink()
+    for item in stored.manifest.blobs:
+        store.blob_path(item.digest).unlink()
     assert tags(store)["models"][0]["capabilities"] == []
 
 

@@ -179,7 +179,7 @@ def plant(folder: Path, file: Path) -> dict[str, Path]:
 
 @pytest.mark.parametrize("kind", ["link", "dangling", "folder of links", "fifo", "folder", "device"])
 def test_links_and_special_files_are_refused(store: Store, file: Path, tmp_path: Path, kind: str) -> None:
-    with pytest.raises(CacheUnusableError, match="symbolic link|not a regular file"):
+    with pytest.raises(CacheUnusableError, match=r"symbolic link|not a regular file"):
         bring(store, plant(tmp_path, file)[kind])
     assert leftovers(store) == []
 
@@ -233,7 +233,7 @@ def test_a_disk_error_is_no_reason_to_copy(store: Store, file: Path, monkeypatch
 def test_another_volume(small_disk: Path, tmp_path: Path) -> None:
     store, file = Store(small_disk / "models"), tmp_path / "outside"
     file.write_bytes(b"x" * 1000)
-    with pytest.raises(InvalidModelError, match="InPlace: .* another volume"):
+    with pytest.raises(InvalidModelError, match=r"InPlace: .* another volume"):
         bring(store, file, way="InPlace")
     assert bring(store, file).how == "copied"
     file.write_bytes(os.urandom(2 << 20))

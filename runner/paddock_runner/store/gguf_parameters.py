@@ -128,9 +128,8 @@ def _check_key_rows(own: Parameters, kv_heads: tuple[int, ...], key_length: int,
     for layer, count in enumerate(kv_heads):
         found = rows.get(f"blk.{layer}.attn_k.weight")
         if count and found is not None and found not in [count * length for length in lengths]:
-            raise own.refuse(
-                "attention.head_count_kv", f"{count} of layer {layer} does not fit the {found} rows of its attn_k.weight"
-            )
+            words = f"{count} of layer {layer} does not fit the {found} rows of its attn_k.weight"
+            raise own.refuse("attention.head_count_kv", words)
 
 
 def _check_rotation(own: Parameters, head: int) -> None:
