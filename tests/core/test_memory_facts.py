@@ -6,7 +6,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from paddock_runner.core.engine_record import EngineRecord
@@ -127,6 +127,7 @@ def test_best_fit_among_the_holes() -> None:
     assert arena.new(1).offset == 352
 
 
+@example({"block_count": 0, "embedding_length": 1}, "llama", ["blk.0.shortconv.conv.weight"])
 @given(
     st.dictionaries(
         st.sampled_from(

@@ -179,12 +179,15 @@ def test_a_reference_to_a_missing_model_is_a_condition(up: Start, folder: Path) 
     answers(running)
 
 
-def test_what_is_not_in_the_cache_is_a_condition_that_create_cures(up: Start, folder: Path, tmp_path: Path) -> None:
+def test_what_is_not_in_the_cache_is_a_condition_that_create_cures(
+    up: Start, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PADDOCK_OFFLINE", "1")
     write(folder, model("late"), endpoint("main", "late"))
     running = up("--models", str(tmp_path / "home" / "models"))
     running.key = running.event("key")["secret"]
-    found = running.condition("Model", "late", "Ready", status="False", reason="NotFound")
-    assert "late" in found["message"]
+    found = running.condition("Model", "late", "Ready", status="False", reason="Offline")
+    assert "PADDOCK_OFFLINE" in found["message"]
     create(tmp_path / "home", "late", make_gguf(tmp_path / "late.gguf", seed=3))
     running.url = running.event("ready")["url"]
     answers(running, "late")

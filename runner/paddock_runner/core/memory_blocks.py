@@ -155,7 +155,7 @@ def _other_state(n: Numbers, shapes: Shapes) -> int:
     if any(name.startswith("time_mix") for name in shapes):
         return width * (n.of("token_shift_count", default=2) + n.of("wkv.head_size"))
     if key and "attn_kv_a_mqa" not in shapes and shapes:
-        return 3 * (n.of("ssm.conv_kernel", default=4) - 1) * heads * key + key * key * heads
+        return 3 * max(n.of("ssm.conv_kernel", default=4) - 1, 0) * heads * key + key * key * heads
     return 0
 
 
@@ -227,7 +227,7 @@ def _experts(n: Numbers, layer: int, shapes: Shapes) -> Experts | None:
 def _recurrent(n: Numbers, layer: int, shapes: Shapes) -> Recurrent | None:
     width = n.of("embedding_length")
     if "shortconv.conv" in shapes:
-        kept = (n.of("shortconv.l_cache") - 1) * width
+        kept = max(n.of("shortconv.l_cache") - 1, 0) * width
         return Recurrent("convolution", _rows(shapes, "shortconv.in_proj"), width, kept)
     if "ssm_conv1d" not in shapes:
         return None
