@@ -442,11 +442,9 @@ def test_details_that_a_status_cannot_hold_are_left_out() -> None:
 UNSUPPORTED: list[tuple[dict[str, Any], str]] = [
     ({"adapters": [{"name": "a", "source": {"oci": {"reference": "r/a"}}}]}, "spec.adapters: "),
     ({"projector": {"source": {"oci": {"reference": "r/a"}}}}, "spec.projector: "),
-    ({"quantization": "Q4_K_M"}, "spec.quantization: nothing is converted and no file is selected yet; name a"),
     ({"serving": {"mode": "Embed"}}, "spec.serving.mode: only text generation is served yet; use Generate"),
     ({"resources": {"accelerator": {"vendor": "nvidia"}}}, "spec.resources.accelerator: runners use the processor"),
     ({"rollout": {"canary": {"prompt": "2+2?", "expect": "4"}}}, "spec.rollout.canary: "),
-    ({"source": {"huggingFace": {"repo": "a/b"}}}, "spec.source.huggingFace: this source cannot be pulled yet"),
 ]
 
 

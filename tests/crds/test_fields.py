@@ -47,13 +47,11 @@ def test_rows_that_are_not_honoured_say_why() -> None:
 
 SOURCES: dict[str, dict[str, Any]] = {
     "spec.source.ollama.secretRef": source(ollama={"name": "x", "secretRef": {"name": "s"}}),
-    "spec.source.huggingFace": source(huggingFace={"repo": "a/b"}),
-    "spec.source.oci": source(oci={"reference": "ghcr.io/a/b"}),
+    "spec.source.huggingFace.secretRef": source(huggingFace={"repo": "a/b", "secretRef": {"name": "s"}}),
+    "spec.source.oci.secretRef": source(oci={"reference": "ghcr.io/a/b", "secretRef": {"name": "s"}}),
     "spec.source.claim": source(claim={"claimName": "c", "path": "m.gguf"}),
-    "spec.source.model": source(model={"name": "x"}),
 }
 REFUSED: dict[str, dict[str, Any]] = SOURCES | {
-    "spec.quantization": model(quantization="Q4_K_M"),
     "spec.adapters": model(adapters=[{"name": "a", "source": HTTP}]),
     "spec.projector": model(projector={"source": HTTP}),
     "spec.serving.mode": model(serving={"mode": "Embed"}),
@@ -62,7 +60,7 @@ REFUSED: dict[str, dict[str, Any]] = SOURCES | {
     "spec.scaling.minReplicas": model(scaling={"minReplicas": 2, "maxReplicas": 2}),
     "spec.rollout.canary": model(rollout={"canary": {"prompt": "2+2?", "expect": "4"}}),
 }
-ON_CLUSTER = {"spec.source.ollama.secretRef", "spec.replicas", "spec.scaling.minReplicas", "spec.tls", "spec.network"}
+ON_CLUSTER = {*SOURCES, "spec.replicas", "spec.scaling.minReplicas", "spec.tls", "spec.network"}
 """Refused on one machine, honoured on a cluster."""
 REFUSED_ENDPOINT: dict[str, dict[str, Any]] = {
     "spec.auth.serviceAccounts": endpoint(auth={"serviceAccounts": {"accounts": [{"name": "a"}]}}),
@@ -97,9 +95,9 @@ def test_every_refused_row_is_tested() -> None:
 
 
 def test_all_that_is_refused_is_named_at_once() -> None:
-    spec = model(quantization="Q4_K_M", serving={"mode": "Rerank"})["spec"]
+    spec = model(projector={"source": HTTP}, serving={"mode": "Rerank"})["spec"]
     assert unsupported("Model", spec) == (
-        "spec.quantization: nothing is converted and no file is selected yet; name a quantized model; "
+        "spec.projector: images are not understood yet; remove it; "
         "spec.serving.mode: only text generation is served yet; use Generate"
     )
 
@@ -111,6 +109,10 @@ def test_all_that_is_refused_is_named_at_once() -> None:
         model(scaling={"minReplicas": 0, "maxReplicas": 9}),
         model(serving={"mode": "Generate"}),
         source(http={"url": "https://h/m.gguf", "sha256": HEX}),
+        source(huggingFace={"repo": "a/b", "revision": "main", "file": "m.gguf"}),
+        source(oci={"reference": "ghcr.io/a/b:1"}),
+        source(model={"name": "x"}),
+        model(quantization="Q4_K_M"),
         endpoint(replicas=1, apis=["ollama", "openai"], management="Enabled", ingress={"host": "h"}),
         {"kind": "Secret", "metadata": {"name": "x"}},
     ],

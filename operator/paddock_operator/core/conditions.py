@@ -17,9 +17,11 @@ PULL_REASONS = frozenset(
     {
         "NotFound",
         "SourceUnsupported",
+        "Offline",
         "NotGGUF",
         "TruncatedGGUF",
         "InvalidGGUF",
+        "InvalidModel",
         "DigestMismatch",
         "SizeMismatch",
         "NoSpace",
@@ -47,7 +49,9 @@ POD_REASONS = frozenset(
     }
 )
 """What can keep a pod of a cluster from running; none of it needs an edit of the object to go away."""
-MODEL_PROGRESS = frozenset({"Resolving", "Pulling", "Verifying", "Starting", "Loading", "Configuring"})
+BASE_REASONS = frozenset({"ModelNotFound", "ModelNotReady", "InvalidSpec"})
+"""What `spec.source.model` may name: nothing, a Model without a digest, or a Model that is made from this one."""
+MODEL_PROGRESS = frozenset({"Resolving", "Pulling", "Verifying", "Converting", "Starting", "Loading", "Configuring"})
 MODEL_OFF = frozenset({"Suspended", "Unsupported"})
 GATEWAY_SPEC = frozenset({"Unsupported", "InvalidSpec"})
 """Faults of an Endpoint that only an edit of its spec cures."""
@@ -70,16 +74,25 @@ REASONS: Mapping[str, frozenset[str]] = {
         | MODEL_PROGRESS
         | PULL_REASONS
         | POD_REASONS
+        | BASE_REASONS
         | GATEWAY_FAULTS
     ),
     "Available": frozenset(
         {"RunnerReady", "NoRunner", "RunnerNotReady", "NotRunning", "Crashed", "CrashLooping"} | POD_REASONS
     ),
-    "Resolved": frozenset({"DigestInSpec", "Pinned", "Resolving"} | MODEL_OFF | PULL_REASONS | POD_REASONS),
-    "Cached": frozenset({"Verified", "Pulling", "Verifying", "Resolving"} | MODEL_OFF | PULL_REASONS | POD_REASONS),
+    "Resolved": frozenset(
+        {"DigestInSpec", "Pinned", "Resolving", "Converting"} | MODEL_OFF | PULL_REASONS | POD_REASONS | BASE_REASONS
+    ),
+    "Cached": frozenset(
+        {"Verified", "Pulling", "Verifying", "Converting", "Resolving"}
+        | MODEL_OFF
+        | PULL_REASONS
+        | POD_REASONS
+        | BASE_REASONS
+    ),
     "Fits": frozenset({"Fits", "ExceedsMemory", "Unknown"}),
     "Reconciling": frozenset(
-        {"Crashed", "NotListening"} | MODEL_PROGRESS | PULL_REASONS | POD_REASONS | GATEWAY_FAULTS
+        {"Crashed", "NotListening"} | MODEL_PROGRESS | PULL_REASONS | POD_REASONS | BASE_REASONS | GATEWAY_FAULTS
     ),
     "Stalled": frozenset({"CrashLooping", "RolledBack"} | PULL_REASONS | GATEWAY_SPEC),
     "ModelsReady": frozenset({"AllReady", "ModelNotFound", "ModelNotReady", "NoModels"}),

@@ -69,7 +69,6 @@ def _one_at_most(note: str) -> Effect:
 _NO_SECRETS = (
     "credentials are Secrets of a cluster; remove secretRef, or put the model into the cache with paddock create"
 )
-_NOT_PULLED = "this source cannot be pulled yet; use ollama (from the cache) or http"
 _NO_PODS = "there are no pods"
 _PROCESSOR = "runners use the processor only"
 _NOT_SCALED = "runners are not scaled by demand or time yet"
@@ -92,23 +91,23 @@ def _parameter(name: str) -> Row:
 
 
 MODEL_ROWS: tuple[Row, ...] = (
-    _same("spec.source.ollama.name", _honoured("a name that is in the cache")),
+    _same("spec.source.ollama.name", _honoured("from the cache if it holds the name, else from its registry")),
     *_alike("spec.source.ollama.digest"),
     _on_cluster("spec.source.ollama.secretRef", _refused(_NO_SECRETS)),
-    _same("spec.source.huggingFace", _refused(_NOT_PULLED)),
-    _same("spec.source.oci", _refused(_NOT_PULLED)),
+    *_alike("spec.source.huggingFace.repo", "spec.source.huggingFace.revision", "spec.source.huggingFace.file"),
+    _on_cluster("spec.source.huggingFace.secretRef", _refused(_NO_SECRETS)),
+    *_alike("spec.source.oci.reference"),
+    _on_cluster("spec.source.oci.secretRef", _refused(_NO_SECRETS)),
     *_alike("spec.source.http"),
-    Row(
+    _on_cluster(
         "spec.source.claim",
-        _refused("claims besides the cache are not read yet; use http, or put the model into the cache and use ollama"),
         _refused("there are no PersistentVolumeClaims; use paddock create and source.ollama"),
+        "mounted read-only into the puller; its files are copied, or cloned where the filesystem can",
     ),
-    _same(
-        "spec.source.model",
-        _refused("variants of other Models are not planned yet; repeat the source of the other Model"),
-    ),
-    *_alike("spec.source.resolve", "spec.updatePolicy"),
-    _same("spec.quantization", _refused("nothing is converted and no file is selected yet; name a quantized model")),
+    Row("spec.source.model", _honoured("refused with cache.mode Node"), _honoured()),
+    *_alike("spec.source.resolve"),
+    _same("spec.updatePolicy", _honoured("with source.model, Track follows the other Model at once")),
+    _same("spec.quantization", _honoured("selects a file of a repository, or converts F32, F16 or BF16 once")),
     *_alike("spec.system", "spec.template"),
     *(_parameter(name) for name in _PARAMETERS),
     *_alike("spec.messages"),

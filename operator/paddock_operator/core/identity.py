@@ -41,9 +41,11 @@ def short_hash(value: Mapping[str, Any]) -> str:
     return config_hash(value)[:16]
 
 
-def source_hash(source: Source) -> str:
-    """Hash of what a resolution depends on: every field of the source, the `resolve` token included."""
-    return short_hash(to_wire(source))
+def source_hash(source: Source, quantization: str | None = None) -> str:
+    """Hash of what a resolution depends on: every field of the source, the `resolve` token included, and
+    `spec.quantization`, which selects a file or has it converted.
+    """
+    return short_hash(to_wire(source) | ({"quantization": quantization} if quantization else {}))
 
 
 def selector(ref: Ref, component: str = "") -> str:

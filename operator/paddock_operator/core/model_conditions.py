@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from paddock_operator.core.conditions import (
+    BASE_REASONS,
     MODEL_PROGRESS,
     POD_REASONS,
     PULL_REASONS,
@@ -74,8 +75,12 @@ def _blocked(o: ModelObserved, pin: Pin) -> Verdict | None:
     """What keeps the bytes from being there, or None."""
     if _is_whole(pin):
         return None
+    if pin.lacking:
+        return "False", pin.lacking.reason, pin.lacking.message
     if pin.failed:
         return "False", pull_reason(pin.pull.reason), _attempts(o, pin)
+    if pin.converting and pin.making:
+        return "False", "Converting", f"{_short(pin.making.digest)} is converted to {pin.making.type}{_share(pin)}"
     if pin.target is None and not pin.pull.total:
         return "False", "Resolving", "the puller resolves spec.source"
     known = any(entry["digest"] == pin.target for entry in o.status.get("history") or ())
@@ -124,6 +129,10 @@ def _progress(pin: Pin) -> str:
         return f"the bytes of {_short(pin.target)} are being checked{where}"
     done, total = size_text(pin.pull.completed), size_text(pin.pull.total)
     return f"{done} of {total} are there ({percent(pin.pull.completed, pin.pull.total)} %){where}"
+
+
+def _share(pin: Pin) -> str:
+    return f" ({percent(pin.pull.completed, pin.pull.total)} %)" if pin.pull.total else ""
 
 
 def percent(completed: int, total: int) -> int:
@@ -178,16 +187,27 @@ def _available_pods(o: ModelObserved, service: Service, existing: int, ready: in
 
 
 def _resolved(o: ModelObserved, pin: Pin) -> Verdict:
-    if o.model.spec.source.pinned_digest:
+    if o.model.spec.source.pinned_digest and pin.target is not None:
         return "True", "DigestInSpec", f"spec.source pins {_short(pin.target)}"
     if pin.target is not None:
         refused = pin.failed and not pin.pull.node
         again = f"; the last attempt to resolve it again failed: {pin.pull.message}" if refused else ""
-        return "True", "Pinned", f"{pin.resolved.get('name', 'the source')} is pinned to {_short(pin.target)}{again}"
+        made = f", which is {pin.resolved['quantization']} of it" if pin.resolved.get("sourceDigest") else ""
+        was = f" ({_short(pin.resolved['sourceDigest'])})" if made else ""
+        name = pin.resolved.get("name", "the source")
+        return "True", "Pinned", f"{name}{was} is pinned to {_short(pin.target)}{made}{again}"
     if off := _off(o):
         return "Unknown", off[0], f"the source was not resolved before; {off[1]}"
+    if pin.lacking:
+        return "False" if pin.lacking.final else "Unknown", pin.lacking.reason, pin.lacking.message
     if pin.failed:
         return "False", pull_reason(pin.pull.reason), _attempts(o, pin)
+    if pin.converting and pin.making:
+        return (
+            "Unknown",
+            "Converting",
+            f"{pin.making.name} is {_short(pin.making.digest)}, of which {pin.making.type} is made",
+        )
     return "Unknown", "Resolving", "the puller resolves spec.source"
 
 
@@ -229,7 +249,7 @@ def _reconciling(o: ModelObserved, pin: Pin, service: Service, ready: Verdict) -
     return ("True", ready[1], ready[2]) if under_way and ready[1] in _UNDER_WAY else None
 
 
-_UNDER_WAY = MODEL_PROGRESS | PULL_REASONS | POD_REASONS | {"Crashed", "Refused"}
+_UNDER_WAY = MODEL_PROGRESS | PULL_REASONS | POD_REASONS | BASE_REASONS | {"Crashed", "Refused"}
 
 
 def _stalled(o: ModelObserved, pin: Pin, service: Service) -> Verdict | None:
@@ -237,6 +257,8 @@ def _stalled(o: ModelObserved, pin: Pin, service: Service) -> Verdict | None:
         return "True", "Unsupported", o.unsupported
     if o.model.spec.suspend:
         return None
+    if pin.lacking and pin.lacking.final:
+        return "True", pin.lacking.reason, pin.lacking.message
     if pin.failed and not pin.pull.retryable and not _proven_by_runner(o, pin):
         return "True", pull_reason(pin.pull.reason), pin.pull.message or "the pull failed"
     if service.rolled_back:

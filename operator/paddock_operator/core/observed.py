@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from paddock_operator.core.bases import Base
 from paddock_operator.core.fields import Platform
 from paddock_operator.core.resources import Endpoint, KeyRecord, Model
 
@@ -20,24 +21,37 @@ GatewayState = Literal["none", "starting", "ready", "crashed", "stopped"]
 
 @dataclass(frozen=True, slots=True)
 class PullResult:
-    """R of the contracts: what the puller reports when the bytes of a manifest are in the cache and verified."""
+    """R of the contracts: what the puller reports when the bytes of a manifest are in the cache and verified.
+
+    `revision` is what a moving word meant (a commit, a digest), `validator` what to ask with next time; empty where the
+    source tells none.
+    """
 
     digest: str
     name: str
     size: int
     files: tuple[Mapping[str, Any], ...] = ()
     details: Mapping[str, Any] = field(default_factory=dict)
+    revision: str = ""
+    validator: str = ""
 
     @classmethod
     def from_wire(cls, result: Mapping[str, Any]) -> PullResult:
         """Read the `result` object of the puller's event. Raises KeyError if digest, name or size is missing."""
-        files = tuple(result.get("files") or ())
-        return cls(str(result["digest"]), str(result["name"]), int(result["size"]), files, result.get("details") or {})
+        return cls(
+            str(result["digest"]),
+            str(result["name"]),
+            int(result["size"]),
+            tuple(result.get("files") or ()),
+            result.get("details") or {},
+            str(result.get("revision") or ""),
+            str(result.get("validator") or ""),
+        )
 
 
 @dataclass(frozen=True, slots=True)
 class PullObserved:
-    """`source_hash` is the `ModelPlan.pull_key` that this pull was started for.
+    """A pull, or a conversion. `source_hash` is the `ModelPlan.pull_key` (`convert_key`) that it was started for.
 
     `node`: the bytes are in a cache and are brought to this node, where a runner waits for them; empty: to the cache.
     """
@@ -101,7 +115,8 @@ class ModelObserved:
 
     `memory_available` is what the machine (or its cgroup) has in total for this Model, 0 if unknown. `unsupported`:
     what the spec asks for and this platform cannot do, in words. `refused`: what an API server says of an object that
-    it does not take.
+    it does not take. `convert`: the conversion that follows the pull (`source_hash` is the `ModelPlan.convert_key`).
+    `base`: the Model that `spec.source.model` names, None for other sources.
     """
 
     model: Model
@@ -116,6 +131,8 @@ class ModelObserved:
     platform: Platform = "local"
     unsupported: str = ""
     refused: str = ""
+    convert: PullObserved = PullObserved()
+    base: Base | None = None
 
     @property
     def is_off(self) -> bool:

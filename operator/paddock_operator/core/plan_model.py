@@ -39,6 +39,7 @@ def plan_model(o: ModelObserved) -> ModelPlan:
         "resolved": pin.resolved,
         "details": pin.details,
         "pull": _pull(o, pin),
+        "conversion": pin.making.section if pin.converting and pin.making else {},
         "memory": memory,
         "replicas": existing,
         "readyReplicas": ready,
@@ -58,7 +59,16 @@ def plan_model(o: ModelObserved) -> ModelPlan:
         standby=service.standby,
         memory=needs.get("memory", 0),
         size=needs.get("size", 0),
+        **_conversion(o, pin),
     )
+
+
+def _conversion(o: ModelObserved, pin: Pin) -> dict[str, Any]:
+    """The conversion of a plan: one that was done is known by its key, and wanted no more."""
+    if pin.making is None:
+        return {}
+    wanted = pin.making.request if pin.converting and not o.is_off else None
+    return {"convert": wanted, "convert_key": pin.making.key, "convert_memory": pin.making.memory}
 
 
 def _needs(pin: Pin, service: Service, estimated: Mapping[str, Any]) -> dict[str, int]:

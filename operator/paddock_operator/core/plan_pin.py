@@ -1,7 +1,8 @@
-"""Which digest a Model is pinned to, and which pull is wanted for it.
+"""Which digest a Model is pinned to, and which pull and conversion are wanted for it.
 
 Called by `plan_model`. Precedence: digest in spec, then the status's pin with the hash of the same source, then what
-the pull resolves. A tracked name is resolved again when its interval is over; the old pin holds until that succeeded.
+the pull resolves. A tracked name is resolved again when its interval is over (a variant: when its base has another
+digest); the old pin holds until that succeeded.
 """
 
 from __future__ import annotations
@@ -10,15 +11,20 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
+from paddock_operator.core import plan_conversion
+from paddock_operator.core.bases import Base
 from paddock_operator.core.clock import duration_seconds, seconds_between
 from paddock_operator.core.identity import source_hash
 from paddock_operator.core.model_spec import ModelSpec
 from paddock_operator.core.observed import ModelObserved, PullObserved, PullResult
+from paddock_operator.core.plan_conversion import Making
+from paddock_operator.core.plan_request import request
 from paddock_operator.core.quantity import size_text
-from paddock_operator.core.wire import to_wire
+from paddock_operator.core.quantization import ImpossibleConversionError
 
 SHORT_DIGEST = 12
 MAX_FILES = 64
+MAX_WORD = 128
 
 
 _WHOLE = {"sourceHash", "pullKey", "digest", "resolvedAt"}
@@ -31,6 +37,8 @@ class Pin:
     `resolved` and `details` are sections of the status. `current`: they belong to the source as it is now. While a
     tracked name is resolved again, the pin that holds counts as verified. `wanted`: the pull of `request` is needed;
     it is not on a cluster whose cache verified these bytes for this key before: runners verify what they load.
+    `making`: the conversion of what the pull brought, None if there is none; `converting`: it has to be done now; then
+    `pull` is what is seen of it. `lacking`: the Model that this one is made from, if it has no digest to give.
     """
 
     key: str
@@ -43,37 +51,101 @@ class Pin:
     pull: PullObserved
     due_seconds: float | None
     wanted: bool
+    making: Making | None = None
+    converting: bool = False
+    lacking: Base | None = None
 
     @property
     def failed(self) -> bool:
-        """The pull that is wanted now was tried and failed."""
+        """The pull (or conversion) that is wanted now was tried and failed."""
         return self.pull.state == "failed"
 
 
 def decide(o: ModelObserved) -> Pin:
     """Make the pin of a Model from its spec, its last status and the pull that was seen."""
     spec, known = o.model.spec, o.status.get("resolved") or {}
-    hashed = source_hash(spec.source)
+    hashed = source_hash(spec.source, spec.quantization)
     held = known if known.get("sourceHash") == hashed and set(known) >= _WHOLE else {}
-    key, due = _key_and_due(spec, hashed, held, o.now)
+    key, due = _key_and_due(o, hashed, held)
     pull = _checked(o.pull, spec) if o.pull.source_hash == key else PullObserved()
-    result = pull.result if pull.state == "succeeded" else None
+    pull, making = _converted(o, pull, held, key)
+    step = _step(o, making) if making else pull
+    result = step.result if step.state == "succeeded" else None
     settled = _settled(o, held, key)
     resolved, details = known, o.status.get("details") or {}
     if result:
-        resolved, details = _resolved(result, hashed, key, held, o.now), _details(result, spec)
+        resolved, details = _resolved(result, making, hashed, key, held, o.now), _details(result, spec)
+    digest = _wanted_digest(o, held, key)
+    lacking = _lacking(o, held, digest)
     return Pin(
         key=key,
-        request={"source": to_wire(spec.source), "digest": _wanted_digest(spec, held, key)},
-        target=spec.source.pinned_digest or (resolved.get("digest") if result or held else None),
+        request=_request(o, digest, known, held, key),
+        target=_named_target(spec) or (resolved.get("digest") if result or held else None),
         verified=not o.runner.bytes_missing and (result is not None or settled or _refreshing(held, key)),
         current=result is not None or _belongs(spec, held),
         resolved=resolved,
         details=details,
-        pull=pull,
+        pull=step,
         due_seconds=due,
-        wanted=not settled,
+        wanted=not settled and not (lacking and digest is None) and _needs_pull(making, step),
+        making=making,
+        converting=making is not None and result is None and not settled,
+        lacking=lacking,
     )
+
+
+def source_digest(held: Mapping[str, Any]) -> str:
+    """The digest that the source of a pin has: that of the pin itself, unless it was converted."""
+    return str(held.get("sourceDigest") or held["digest"])
+
+
+def pinned_request(spec: ModelSpec, held: Mapping[str, Any]) -> dict[str, Any]:
+    """What brings the bytes of a pin (before any conversion) into another cache."""
+    return request(spec, source_digest(held), str(held.get("revision") or ""))
+
+
+def _request(
+    o: ModelObserved, digest: str | None, known: Mapping[str, Any], held: Mapping[str, Any], key: str
+) -> Mapping[str, Any]:
+    spec = o.model.spec
+    if held and digest == source_digest(held):
+        return pinned_request(spec, held)
+    again = _refreshing(held, key)
+    # a new token asks for a new resolution, whatever the cache knows by that name
+    asked_anew = bool(spec.source.resolve and known and not held)
+    return request(
+        spec, digest, fresh=(again or asked_anew) and digest is None, validator=str(held.get("validator") or "") * again
+    )
+
+
+def _needs_pull(making: Making | None, step: PullObserved) -> bool:
+    """A conversion whose source is known needs no pull, unless the cache lost that source and the result."""
+    return making is None or not making.recalled or (step.state == "failed" and step.reason == "NotFound")
+
+
+def _converted(
+    o: ModelObserved, pull: PullObserved, held: Mapping[str, Any], key: str
+) -> tuple[PullObserved, Making | None]:
+    """The pull, failed if what it brought cannot become what spec wants, and the conversion that follows it."""
+    try:
+        return pull, plan_conversion.decide(o, pull, held, key)
+    except ImpossibleConversionError as error:
+        return replace(pull, state="failed", reason="InvalidModel", message=str(error), retryable=False), None
+
+
+def _step(o: ModelObserved, making: Making) -> PullObserved:
+    return o.convert if o.convert.source_hash == making.key else PullObserved()
+
+
+def _named_target(spec: ModelSpec) -> str | None:
+    """The digest in spec, unless it is only that of what may have to be converted."""
+    return None if spec.quantization else spec.source.pinned_digest
+
+
+def _lacking(o: ModelObserved, held: Mapping[str, Any], digest: str | None) -> Base | None:
+    """The base, if it is needed and cannot give a digest."""
+    needed = digest is None or (_tracks(o.model.spec) and o.base is not None and o.base.final)
+    return o.base if o.base is not None and o.base.reason and needed else None
 
 
 def _settled(o: ModelObserved, held: Mapping[str, Any], key: str) -> bool:
@@ -83,27 +155,35 @@ def _settled(o: ModelObserved, held: Mapping[str, Any], key: str) -> bool:
 
 
 def _belongs(spec: ModelSpec, held: Mapping[str, Any]) -> bool:
-    return bool(held) and spec.source.pinned_digest in (None, held.get("digest"))
+    return bool(held) and spec.source.pinned_digest in (None, source_digest(held))
 
 
-def _key_and_due(spec: ModelSpec, hashed: str, held: Mapping[str, Any], now: str) -> tuple[str, float | None]:
+def _tracks(spec: ModelSpec) -> bool:
+    return spec.update_policy is not None and spec.update_policy.type == "Track"
+
+
+def _key_and_due(o: ModelObserved, hashed: str, held: Mapping[str, Any]) -> tuple[str, float | None]:
     """The key of the pull that is wanted, and the seconds until a tracked name is due (None: never)."""
-    interval = spec.update_policy.interval if spec.update_policy else None
-    if not held:
+    policy = o.model.spec.update_policy
+    if not held or policy is None or not policy.interval:
         return hashed, None
-    if not interval:
-        return hashed, None
-    period, since = duration_seconds(interval), seconds_between(held["resolvedAt"], now)
+    if o.model.spec.source.model:
+        moved = o.base is not None and o.base.digest not in ("", source_digest(held))
+        return f"{hashed}@{o.base.digest[7:23]}" if moved and o.base else str(held["pullKey"]), None
+    period, since = duration_seconds(policy.interval), seconds_between(held["resolvedAt"], o.now)
     turn = max(int(since // period), 0)
     key = f"{hashed}@{held['resolvedAt']}+{turn}" if turn else str(held["pullKey"])
     return key, period * (turn + 1) - since
 
 
-def _wanted_digest(spec: ModelSpec, held: Mapping[str, Any], key: str) -> str | None:
-    """What the puller shall fetch; None lets it resolve the name."""
+def _wanted_digest(o: ModelObserved, held: Mapping[str, Any], key: str) -> str | None:
+    """What the puller shall fetch; None lets it resolve the name (or, of another Model, says that there is none)."""
+    spec = o.model.spec
     if spec.source.pinned_digest:
         return spec.source.pinned_digest
-    return str(held["digest"]) if held and not _refreshing(held, key) else None
+    if held and not _refreshing(held, key):
+        return source_digest(held)
+    return (o.base.digest or None) if o.base is not None else None
 
 
 def _refreshing(held: Mapping[str, Any], key: str) -> bool:
@@ -120,19 +200,35 @@ def _checked(pull: PullObserved, spec: ModelSpec) -> PullObserved:
     return replace(pull, state="failed", reason="DigestMismatch", message=message, retryable=False)
 
 
-def _resolved(result: PullResult, hashed: str, key: str, held: Mapping[str, Any], now: str) -> dict[str, Any]:
-    same = held.get("pullKey") == key and held.get("digest") == result.digest
+def _resolved(
+    result: PullResult, making: Making | None, hashed: str, key: str, held: Mapping[str, Any], now: str
+) -> dict[str, Any]:
+    same = held.get("digest") == result.digest
+    found = {"name": result.name, "revision": result.revision, "validator": result.validator}
+    if making:
+        found = {"name": making.name, "revision": making.revision, "validator": making.validator}
+    if same:
+        # asked for by its digest: what the name meant was told before
+        found = {name: held.get(name) or value for name, value in found.items()} | _news(found)
+    origin = {"sourceDigest": making.digest, "quantization": making.type} if making else {}
     return {
         "sourceHash": hashed,
         "pullKey": key,
         "digest": result.digest,
         "shortDigest": result.digest.removeprefix("sha256:")[:SHORT_DIGEST],
-        "name": result.name,
+        "name": found["name"],
         "size": result.size,
         "sizeText": size_text(result.size),
-        "resolvedAt": held["resolvedAt"] if same else now,
+        "resolvedAt": held["resolvedAt"] if same and held.get("pullKey") == key else now,
         "files": [dict(file) for file in result.files[:MAX_FILES]],
+        **{name: found[name] for name in ("revision", "validator") if 0 < len(found[name]) <= MAX_WORD},
+        **origin,
     }
+
+
+def _news(found: Mapping[str, str]) -> dict[str, str]:
+    """What the source was asked for and told now."""
+    return {name: found[name] for name in ("revision", "validator") if found[name]}
 
 
 def _details(result: PullResult, spec: ModelSpec) -> dict[str, Any]:

@@ -27,6 +27,8 @@ class ModelPlan:
 
     `pull`: the puller's request (contracts: source, digest), None = no pull may run. A pull is started only when
     `observed.pull.source_hash != pull_key`; one with that key is kept, whatever its request says by now.
+    `convert`: the converter's request (contracts: digest, type) once the pull brought what has to be converted, None =
+    none is needed; `convert_key` as `pull_key`, empty if nothing is known of a conversion; `convert_memory` in bytes.
     `serve`: the serve configuration to run with, None = no runner. The executor writes exactly
     `identity.canonical_json(serve)`. `requeue_seconds`: plan again after this time at the latest (None: never).
     For clusters: `replicas` are the runners that shall exist, `standby` is `serve` also while that is zero, `memory`
@@ -43,6 +45,9 @@ class ModelPlan:
     standby: Mapping[str, Any] | None = None
     memory: int = 0
     size: int = 0
+    convert: Mapping[str, Any] | None = None
+    convert_key: str = ""
+    convert_memory: int = 0
 
 
 @dataclass(frozen=True, slots=True)
