@@ -24,6 +24,8 @@ from tests.support.waiting import Lines, until_sync
 from paddock_runner.commands import events
 from paddock_runner.commands.events import PROGRESS_SECONDS, Progress
 from paddock_runner.core.digest import Digest
+from paddock_runner.core.names import PIN_HOST
+from paddock_runner.store.collect import collect
 from paddock_runner.store.store import Store
 
 TINY = {"source": {"ollama": {"name": "tiny:1b"}}, "digest": None}
@@ -144,6 +146,19 @@ def test_a_name_in_the_cache_counts_until_fresh_is_asked_for(models: Path, regis
     fresh = result(models, ollama(registry, fresh=True), **listed(registry))
     assert fresh["digest"] == fresh["validator"] == str(Digest.of(moved))
     assert {seen.step for seen in registry.seen[asked:]} == {"manifest", "blob", "data"}
+
+
+def test_without_a_name_a_collector_takes_all_back(models: Path, registry: OllamaRegistry) -> None:
+    with pulling(models, ollama(registry), "--pin-only", **listed(registry)) as pull:
+        code, lines, errors = pull.end()
+    assert code == 0, errors
+    digest, store = Digest.parse(lines[-1]["result"]["digest"]), Store(models)
+    assert lines[-1]["result"]["name"].endswith("/me/x:1")
+    assert [item.name.host for item in map(store.manifest_by_digest, [digest])] == [PIN_HOST]
+    assert store.list() == ()
+    assert collect(store, {digest}, 0).names == ()
+    assert collect(store, set(), 0).size > 3 << 20
+    assert not list((models / "blobs").glob("sha256-*"))
 
 
 def test_a_validator_that_holds_costs_one_question(models: Path, registry: OllamaRegistry) -> None:

@@ -61,7 +61,7 @@ def main(argv: Sequence[str]) -> int:
     file: Path | None = arguments.termination_message
     signal.signal(signal.SIGTERM, lambda number, frame: stop_now(file))
     try:
-        request = _read_request(arguments.request, arguments.credentials)
+        request = replace(_read_request(arguments.request, arguments.credentials), named=not arguments.pin_only)
         result = pull(Store(arguments.models), request, Network.from_environment(), Progress())
     except (StoreError, OSError) as failure:
         error = failure if isinstance(failure, StoreError) else from_os_error(failure, "using", arguments.models)
@@ -79,6 +79,9 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument(
         "--termination-message", type=Path, metavar="FILE", help="write the last event here; a final error exits 0"
+    )
+    parser.add_argument(
+        "--pin-only", action="store_true", help="write no name besides the pin, so that a collector may take it back"
     )
     return parser
 
@@ -102,13 +105,14 @@ class Request:
     """What is asked for. `pinned`: the manifest digest that must come out, None for what the source names now.
 
     `fresh`: ask the source although the cache knows the name. `validator`: what an earlier result told; if it is still
-    true, that result stands and nothing is fetched.
+    true, that result stands and nothing is fetched. `named`: what is fetched gets the source's name besides its pin.
     """
 
     source: Source
     pinned: Digest | None = None
     fresh: bool = False
     validator: str = ""
+    named: bool = True
 
 
 def _read_request(where: str, credentials: Path | None) -> Request:
@@ -176,7 +180,7 @@ def _fetch(store: Store, request: Request, network: Network, progress: LayerProg
 
 async def _fetch_async(store: Store, request: Request, network: Network, progress: LayerProgress) -> Fetched:
     async with Transport(network, request.source.access) as transport:
-        return await fetch(store, request.source, transport, progress, request.validator)
+        return await fetch(store, request.source, transport, progress, request.validator, named=request.named)
 
 
 def _verified(store: Store, stored: StoredManifest, progress: LayerProgress) -> ModelFiles:

@@ -21,7 +21,7 @@ from paddock_runner.store.blobs import Blob
 from paddock_runner.store.create import assemble
 from paddock_runner.store.errors import DigestMismatchError, InvalidModelError, NotFoundError, SizeMismatchError
 from paddock_runner.store.files import make_folder, require_space
-from paddock_runner.store.manifests import StoredManifest
+from paddock_runner.store.manifests import StoredManifest, pin_name
 from paddock_runner.store.model import LayerProgress
 from paddock_runner.store.place import place
 from paddock_runner.store.split import check_part
@@ -46,10 +46,17 @@ class Fetched:
 
 
 async def fetch(
-    store: Store, source: Source, transport: Transport, progress: LayerProgress, validator: str = ""
+    store: Store,
+    source: Source,
+    transport: Transport,
+    progress: LayerProgress,
+    validator: str = "",
+    *,
+    named: bool = True,
 ) -> Fetched:
     """Bring the model of `source` into the store. Nothing is fetched while the `validator` of an earlier fetch holds.
 
+    `named`: it gets the source's name, else its manifest is written under its pin alone.
     Raises whatever `source.plan`, `download` and `place` raise; InvalidModelError for a plan that contradicts itself,
     NoSpaceError before the first byte if not all of it fits.
     """
@@ -60,16 +67,18 @@ async def fetch(
             stored = await asyncio.to_thread(store.manifest, plan.name)
     if stored is None:
         check_plan(plan)
-        stored = await _carry_out(store, plan, transport, progress)
+        stored = await _carry_out(store, plan, transport, progress, named)
     return Fetched(stored, plan.revision, plan.validator)
 
 
-async def _carry_out(store: Store, plan: FetchPlan, transport: Transport, progress: LayerProgress) -> StoredManifest:
+async def _carry_out(
+    store: Store, plan: FetchPlan, transport: Transport, progress: LayerProgress, named: bool
+) -> StoredManifest:
     make_folder(store.path)
     for _ in range(_TRIES):
         require_space(store.path, _missing(store, plan.files), f"the model {plan.name}")
         blobs = await _bring_all(store, plan.files, transport, progress)
-        if (stored := await asyncio.to_thread(_write, store, plan, blobs)) is not None:
+        if (stored := await asyncio.to_thread(_write, store, plan, blobs, named)) is not None:
             return stored
     raise NotFoundError(f"blobs of {plan.name} disappeared while they were given their name")
 
@@ -182,7 +191,7 @@ def _place(store: Store, file: PlannedFile, where: Local, check: Check | None, p
     return place(store, where.path, file.digest, where.placement, check, lambda done, all_: progress(shown, done, all_))
 
 
-def _write(store: Store, plan: FetchPlan, blobs: Sequence[Blob]) -> StoredManifest | None:
+def _write(store: Store, plan: FetchPlan, blobs: Sequence[Blob], named: bool) -> StoredManifest | None:
     """Write the manifest; None if a collector removed bytes, which nobody referenced, a moment ago."""
     layers = [_layer(file, blob) for file, blob in zip(plan.files, blobs, strict=True)]
     with store.writing():
@@ -191,8 +200,9 @@ def _write(store: Store, plan: FetchPlan, blobs: Sequence[Blob]) -> StoredManife
         except NotFoundError:
             return None
         if plan.manifest is not None:
-            return store.write_manifest(plan.name, plan.manifest)
-        return assemble(store, plan.name, [item for item in layers if item.kind != "config"])
+            name = plan.name if named else pin_name(Digest.of(plan.manifest))
+            return store.write_manifest(name, plan.manifest)
+        return assemble(store, plan.name if named else None, [item for item in layers if item.kind != "config"])
 
 
 def _layer(file: PlannedFile, blob: Blob) -> Layer:

@@ -12,13 +12,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from paddock_runner.core.digest import Digest
 from paddock_runner.core.manifest import Layer, build_config, build_manifest, layer
 from paddock_runner.core.modelfile import Modelfile
 from paddock_runner.core.names import InvalidNameError, ModelName
 from paddock_runner.store.blobs import Blob, Progress
 from paddock_runner.store.errors import InvalidModelError, NotFoundError
 from paddock_runner.store.gguf import GGUFHeader, capabilities, human_number, read_gguf
-from paddock_runner.store.manifests import StoredManifest
+from paddock_runner.store.manifests import StoredManifest, pin_name
 from paddock_runner.store.model import (
     MAX_LICENSE_BYTES,
     MAX_MESSAGES,
@@ -132,15 +133,16 @@ class Draft:
     def _note(self, created: bool, digest: str) -> None:
         self.emit({"status": f"{'creating new' if created else 'using existing'} layer {digest}"})
 
-    def write(self, name: ModelName) -> StoredManifest:
-        """Write configuration and manifest. The same content always gives the same digest."""
+    def write(self, name: ModelName | None) -> StoredManifest:
+        """Write configuration and manifest (without a name: its pin). The same content always gives the same digest."""
         self.emit({"status": "writing manifest"})
         data = build_config(self.config)
         config = self.store.write_blob(io.BytesIO(data), expected_size=len(data))
         known = [item for kind in _ORDER for item in self.layers.get(kind, [])]
         other = [item for kind, items in self.layers.items() if kind not in _ORDER for item in items]
         config_layer = Layer("application/vnd.docker.container.image.v1+json", config.digest, config.size)
-        return self.store.write_manifest(name, build_manifest(config_layer, [*known, *other]))
+        manifest = build_manifest(config_layer, [*known, *other])
+        return self.store.write_manifest(name or pin_name(Digest.of(manifest)), manifest)
 
 
 def write_model(store: Store, name: ModelName, model: Layer, header: GGUFHeader) -> StoredManifest:
@@ -150,9 +152,10 @@ def write_model(store: Store, name: ModelName, model: Layer, header: GGUFHeader)
     return draft.write(name)
 
 
-def assemble(store: Store, name: ModelName, layers: Iterable[Layer]) -> StoredManifest:
+def assemble(store: Store, name: ModelName | None, layers: Iterable[Layer]) -> StoredManifest:
     """Write the manifest of blobs that are in the store already, the configuration made from their GGUF headers.
 
+    Without a name it is written under its pin alone.
     Several layers of the kind model are the parts of one split model, in order. Raises InvalidModelError (no model
     among them), InvalidGGUFError (parts that do not fit, an adapter for another architecture).
     """
