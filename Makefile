@@ -1,5 +1,5 @@
 .DEFAULT_GOAL := help
-.PHONY: help quickstart test lint format bench lock docs clean cluster cluster-down images e2e interop
+.PHONY: help quickstart test lint format bench lock docs clean cluster cluster-down images e2e interop fuzz
 
 # Before the names of the images: operator:dev, gateway:dev, runner:dev.
 IMAGE_PREFIX ?= localhost/paddock-
@@ -49,6 +49,11 @@ e2e: ## run the scenarios on that cluster, or on E2E_KUBECONFIG (ARGS="-k …" i
 interop: ## run the tests against the real ollama (the first time builds it from source; ARGS="-k …" is passed on)
 	@python3 scripts/bootstrap.py dev
 	@.venv/bin/python -m pytest interop $(ARGS)
+
+fuzz: ## fuzz the GGUF check for FUZZ_SECONDS (600)
+	@python3 scripts/bootstrap.py dev
+	@.venv/bin/python -m pip install -q --require-hashes --no-deps -r requirements/fuzz.txt
+	.venv/bin/python -m fuzz.gguf -max_total_time=$${FUZZ_SECONDS:-600} $(ARGS)
 
 lock: ## refresh the hashed requirement files (needs uv)
 	scripts/lock.sh

