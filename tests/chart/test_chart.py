@@ -16,7 +16,8 @@ from tests.support.chart_values import EVERYTHING, INSTALLATIONS
 from tests.support.helm import CHART, ROOT, SYSTEM, HelmError, Object, helm, render, template
 from tests.support.restricted import violations
 
-from paddock_operator.core.cluster.settings import AllowedSource, Settings, parse_settings
+from paddock_operator.core.cluster.settings import Settings, parse_settings
+from paddock_operator.core.cluster.source_settings import AllowedSource
 
 GOLDEN = Path(__file__).parent / "golden"
 

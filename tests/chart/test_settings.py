@@ -7,7 +7,8 @@ from typing import Any
 
 import pytest
 
-from paddock_operator.core.cluster.settings import AllowedSource, Settings, parse_settings
+from paddock_operator.core.cluster.settings import Settings, parse_settings
+from paddock_operator.core.cluster.source_settings import AllowedSource
 from paddock_operator.core.wire import to_wire
 
 

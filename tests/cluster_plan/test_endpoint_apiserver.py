@@ -13,7 +13,8 @@ from tests.support.namespace_world import namespace_seen
 from paddock_operator.core.cluster.collect import live_digests
 from paddock_operator.core.cluster.diff import needs_apply
 from paddock_operator.core.cluster.namespace import plan_namespace
-from paddock_operator.core.cluster.settings import AllowedSource, Cache, Settings, Sources
+from paddock_operator.core.cluster.settings import Cache, Settings
+from paddock_operator.core.cluster.source_settings import AllowedSource, Sources
 from paddock_operator.core.cluster.types import Manifest
 from paddock_operator.executors.kube.kinds import BY_NAME
 

@@ -72,6 +72,7 @@ SHARED = [
     ("NetworkPolicy", "paddock-puller"),
     ("NetworkPolicy", "paddock-runner"),
     ("NetworkPolicy", "paddock-collector"),
+    ("NetworkPolicy", "paddock-converter"),
 ]
 
 

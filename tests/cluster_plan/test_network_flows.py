@@ -15,7 +15,8 @@ from tests.support.namespace_world import namespace_seen
 
 from paddock_operator.core.cluster.labels import common_labels
 from paddock_operator.core.cluster.namespace import LABELS, plan_namespace
-from paddock_operator.core.cluster.settings import AllowedSource, ApiServer, Settings, Sources
+from paddock_operator.core.cluster.settings import ApiServer, Settings
+from paddock_operator.core.cluster.source_settings import AllowedSource, Sources
 from paddock_operator.core.resources import Ref
 from paddock_runner.sources.addresses import is_public
 
@@ -36,6 +37,7 @@ PEERS = {
     "runner": ours("10.42.0.3", MODEL, "runner"),
     "puller": ours("10.42.0.4", MODEL, "puller"),
     "collector": Peer("10.42.0.5", "team", {**LABELS, "paddock.dev/component": "collector"}),
+    "converter": ours("10.42.0.7", MODEL, "converter"),
     "app": Peer("10.42.0.6", "team", {"app": "chat"}),
     "prometheus": Peer("10.42.1.1", "monitoring", {"app": "prometheus"}, {"purpose": "monitoring"}),
     "ingress": Peer("10.42.1.2", "edge", {"app": "nginx"}),
@@ -140,6 +142,10 @@ FLOWS = [
     ("collector", "dns", 53, "UDP", False),
     ("collector", "internet", 443, "TCP", False),
     ("collector", "gateway", 11434, "TCP", False),
+    ("converter", "dns", 53, "UDP", False),
+    ("converter", "internet", 443, "TCP", False),
+    ("converter", "runner", 8080, "TCP", False),
+    ("app", "converter", 1, "TCP", False),
     ("app", "collector", 1, "TCP", False),
     ("app", "internet", 443, "TCP", True),  # pods that are not ours are none of our business
 ]
@@ -155,6 +161,7 @@ def test_the_names_are_the_contracts() -> None:
     names = sorted(item["metadata"]["name"] for item in RENDERED)
     assert [name for name in names if name.startswith("paddock-")] == [
         "paddock-collector",
+        "paddock-converter",
         "paddock-puller",
         "paddock-runner",
     ]

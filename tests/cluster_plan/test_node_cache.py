@@ -70,7 +70,7 @@ def test_a_runner_elsewhere_gets_a_pull_on_its_node() -> None:
     job = pinned(world)["n2"]
     pod = job["spec"]["template"]["spec"]
     request = json.loads(pod["containers"][0]["env"][0]["value"])
-    assert request == {"source": {"ollama": {"name": "smollm2:135m"}}, "digest": A}
+    assert request == {"source": {"ollama": {"name": "smollm2:135m", "digest": A}}, "digest": A}
     required = pod["affinity"]["nodeAffinity"]["requiredDuringSchedulingIgnoredDuringExecution"]
     assert required["nodeSelectorTerms"] == [
         {"matchFields": [{"key": "metadata.name", "operator": "In", "values": ["n2"]}]}

@@ -12,8 +12,9 @@ from tests.support.kube_world import A, World, served
 from paddock_operator.core.cluster.meta import POD_SECURITY, TEMPLATE_HASH
 from paddock_operator.core.cluster.placement import memory_text
 from paddock_operator.core.cluster.pods import config_changed_at, wants_log
-from paddock_operator.core.cluster.settings import AllowedSource, Cache, Images, Settings, Sources
+from paddock_operator.core.cluster.settings import Cache, Images, Settings
 from paddock_operator.core.cluster.snapshot import model_snapshot
+from paddock_operator.core.cluster.source_settings import AllowedSource, Sources
 
 
 def _pods() -> tuple[Document, Document]:

@@ -9,7 +9,8 @@ import pytest
 from tests.support import kube_objects as kube
 from tests.support.kube_world import A, B, World, served
 
-from paddock_operator.core.cluster.settings import AllowedSource, Images, Settings, Sources
+from paddock_operator.core.cluster.settings import Images, Settings
+from paddock_operator.core.cluster.source_settings import AllowedSource, Sources
 from paddock_operator.core.cluster.types import ClusterPlan
 
 SERVES, STARTS = ("True", "Serving"), ("False", "Starting")

@@ -28,7 +28,22 @@ EVERYTHING: dict[str, Any] = {
         "allow": [
             {"host": "files.example:8000", "cidr": "10.1.0.0/16", "port": 8000},
             {"host": "mirror.example", "cidr": "192.0.2.7/32"},
-        ]
+        ],
+        "mirrors": [
+            {"host": "registry.ollama.ai", "url": "https://mirror.example:8443/ollama", "cidr": "10.2.0.0/16"},
+            {"host": "huggingface.co", "url": "https://hub.example"},
+        ],
+        "proxy": {
+            "https": "http://proxy.example:3128",
+            "http": "http://proxy.example:3128",
+            "noProxy": [".example", "10.0.0.0/8"],
+            "cidr": "10.3.0.0/28",
+        },
+        "offline": False,
+        "rate": "50M",
+        "connections": 16,
+        "caConfigMap": "authorities",
+        "huggingFaceEndpoint": "https://hub.example",
     },
     "apiServer": {"cidr": "10.0.0.0/8", "ports": [6443]},
     "maxRolling": 10,

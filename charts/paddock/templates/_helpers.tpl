@@ -53,6 +53,17 @@ sources:
       port: {{ .port | default 443 | int64 }}
     {{- else }} []
     {{- end }}
+  mirrors: {{ toJson .Values.sources.mirrors }}
+  proxy:
+    https: {{ .Values.sources.proxy.https | quote }}
+    http: {{ .Values.sources.proxy.http | quote }}
+    noProxy: {{ toJson .Values.sources.proxy.noProxy }}
+    cidr: {{ .Values.sources.proxy.cidr | quote }}
+  offline: {{ .Values.sources.offline }}
+  rate: {{ .Values.sources.rate | quote }}
+  connections: {{ int64 .Values.sources.connections }}
+  caConfigMap: {{ .Values.sources.caConfigMap | quote }}
+  huggingFaceEndpoint: {{ .Values.sources.huggingFaceEndpoint | quote }}
 apiServer:
   cidr: {{ .Values.apiServer.cidr | quote }}
   ports:

@@ -14,6 +14,8 @@ from paddock_operator.core.model_spec import ModelSpec
 from paddock_operator.core.observed import ModelObserved, PullObserved, PullResult
 from paddock_operator.core.quantization import conversion
 
+KEY_END = ">"
+"""Ends the pull's key in a conversion's."""
 MIN_BYTES = 2 << 30
 """Memory of a converter at least."""
 _FRONT_BYTES = 512 << 20
@@ -41,7 +43,7 @@ class Making:
     @property
     def key(self) -> str:
         """Equal for conversions that need to be done once."""
-        return f"{self.pull_key}>{self.type}:{self.digest.removeprefix('sha256:')[:12]}"
+        return f"{self.pull_key}{KEY_END}{self.type}:{self.digest.removeprefix('sha256:')[:12]}"
 
     @property
     def request(self) -> Mapping[str, Any]:
@@ -73,7 +75,7 @@ def decide(o: ModelObserved, pull: PullObserved, held: Mapping[str, Any], key: s
         return None
     if pull.state == "succeeded" and pull.result is not None:
         return _after(o.model.spec, wanted, pull.result, key)
-    return _recalled(o, held, key) if pull.state == "none" else None
+    return recalled(o.status, held, key) if pull.state == "none" else None
 
 
 def _after(spec: ModelSpec, wanted: str, result: PullResult, key: str) -> Making | None:
@@ -84,8 +86,9 @@ def _after(spec: ModelSpec, wanted: str, result: PullResult, key: str) -> Making
     return Making(result.digest, to, key, result.name, result.revision, result.validator, needed) if to else None
 
 
-def _recalled(o: ModelObserved, held: Mapping[str, Any], key: str) -> Making | None:
-    kept = o.status.get("conversion") or {}
+def recalled(status: Mapping[str, Any], held: Mapping[str, Any], key: str) -> Making | None:
+    """The conversion of the pull of `key` as far as the status knows it: one that is under way, or that of a pin."""
+    kept = status.get("conversion") or {}
     if kept.get("pullKey") != key:
         kept = held if held.get("pullKey") == key else {}
     if not (kept.get("sourceDigest") and kept.get("quantization")):
@@ -99,7 +102,7 @@ def _recalled(o: ModelObserved, held: Mapping[str, Any], key: str) -> Making | N
         name=str(kept.get("name") or ""),
         revision=str(kept.get("revision") or ""),
         validator=str(kept.get("validator") or ""),
-        memory=int(kept.get("memory") or memory_needed(o.status.get("details") or {}, size)),
+        memory=int(kept.get("memory") or memory_needed(status.get("details") or {}, size)),
         recalled=True,
     )
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from paddock_operator.core.clock import unix_seconds
-from paddock_operator.core.cluster.labels import CACHE_PATH, COLLECTOR, COMPONENT, PULLER, RUNNER
+from paddock_operator.core.cluster.labels import CACHE_PATH, COLLECTOR, COMPONENT, CONVERTER, PULLER, RUNNER
 from paddock_operator.core.cluster.meta import cache_mount, cache_volume, container, metadata, pod_spec
 from paddock_operator.core.cluster.network import component_selector
 from paddock_operator.core.cluster.observed import NamespaceSeen, Object
@@ -33,6 +33,8 @@ DEADLINE_SECONDS = 3600
 SHORTEST_SECONDS = 60
 RESOURCES = {"requests": {"cpu": "50m", "memory": "64Mi"}, "limits": {"memory": "512Mi"}}
 _DIGEST = re.compile(r"sha256:[0-9a-f]{64}")
+_ORIGIN = ("sourceDigest", "revision", "validator")
+"""Of a pin: where it came from."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,12 +106,16 @@ def _deadline(settings: Settings) -> int:
 
 
 def live_digests(seen: NamespaceSeen) -> list[str]:
-    """Every digest of a manifest that may be needed, sorted: of specs, statuses and serve configurations in use."""
+    """Every digest of a manifest that may be needed, sorted: of specs, statuses and serve configurations in use.
+
+    What a conversion was made of is needed until it is done, and not after.
+    """
     found: set[str] = set()
     for model in seen.models:
         found.update(_digests(model.get("spec")))
         status = model.get("status") or {}
-        found.update(_digests(status.get("resolved")))
+        pin = {name: value for name, value in (status.get("resolved") or {}).items() if name not in _ORIGIN}
+        found.update(_digests(pin), _digests(status.get("conversion")))
         found.update(_digests(status.get("history")))
     for item in seen.model_config_maps:
         found.update(_digests((item.get("data") or {}).get("serve.json")))
@@ -178,5 +184,5 @@ def _nodes(seen: NamespaceSeen) -> list[str]:
     """In mode Node every node has a cache of its own: those where pods use it, or brought bytes. Else none is named."""
     if seen.settings.cache.mode != "Node":
         return [""]
-    users = (pod for pod in seen.pods if label(pod, COMPONENT) in (PULLER, RUNNER))
+    users = (pod for pod in seen.pods if label(pod, COMPONENT) in (PULLER, CONVERTER, RUNNER))
     return sorted(set(map(node_of, users)) - {""})

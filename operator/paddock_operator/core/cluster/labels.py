@@ -19,9 +19,9 @@ COMPONENT = "paddock.dev/component"
 REVISION = "paddock.dev/revision"
 """Label of runner pods: `revision_of` the configuration they started with."""
 PULL_KEY = "paddock.dev/pull-key"
-"""Annotation of a pull Job: the `ModelPlan.pull_key` that it answers."""
+"""Annotation of a pull Job: the `ModelPlan.pull_key` that it answers; of a conversion: its `convert_key`."""
 NODE = "paddock.dev/node"
-"""Annotation of a pull Job that is pinned to a node: the node's name."""
+"""Annotation of a pull or conversion Job that is pinned to a node: the node's name."""
 CONFIG_HASH = "paddock.dev/config-hash"
 """Annotation: SHA-256 of the configuration that an object holds; of a pod: `hash@time` of
 its last nudge, or `hash@in-force` once it told that it serves that content."""
@@ -31,11 +31,13 @@ CREDENTIAL_HASH = "paddock.dev/credential-sha256"
 ENDPOINT_ID = "paddock.dev/endpoint"
 """Annotation of an Endpoint's Secret: `namespace/name` of the Endpoint."""
 
-PULLER, RUNNER, GATEWAY, COLLECTOR = "puller", "runner", "gateway", "collector"
+PULLER, CONVERTER, RUNNER, GATEWAY, COLLECTOR = "puller", "converter", "runner", "gateway", "collector"
 SECRET_TYPE = "paddock.dev/endpoint"  # noqa: S105
 RUNNER_PORT = 8080
 GATEWAY_PORT = 11434
 CACHE_PATH = "/models"
+CLAIMS_PATH = "/claims"
+"""Below it a puller finds the claim of `source.claim`, by name."""
 CONFIG_PATH = "/etc/paddock"
 GATEWAY_ROLE = "paddock-gateway"
 """The one static ClusterRole of the chart that the operator may bind."""
@@ -57,7 +59,7 @@ def revision_of(config: dict[str, object]) -> str:
 
 
 def pull_job_name(ref: Ref, pull_key: str, node: str = "") -> str:
-    """Name of the Job that answers a pull key, anywhere or on one node; at most 63 characters."""
+    """Name of the Job that answers a pull key (or a `convert_key`), anywhere or on one node; at most 63 characters."""
     identity = {"key": pull_key} | ({"node": node} if node else {})
     return f"{child_name(ref)}-{short_hash(identity)[:8]}"
 

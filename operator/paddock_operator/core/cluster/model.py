@@ -11,7 +11,8 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from paddock_operator.core import plan_pin, plan_serve
-from paddock_operator.core.cluster.labels import CACHE_PATH, REVISION, revision_of
+from paddock_operator.core.bases import find_base
+from paddock_operator.core.cluster.labels import CACHE_PATH, REVISION, pull_job_name, revision_of
 from paddock_operator.core.cluster.model_looks import is_waited_for, nudges, requeue
 from paddock_operator.core.cluster.model_manifests import (
     config_map,
@@ -23,8 +24,8 @@ from paddock_operator.core.cluster.model_manifests import (
 from paddock_operator.core.cluster.model_runner import observe_runner
 from paddock_operator.core.cluster.node_pulls import node_pulls, observe_nodes
 from paddock_operator.core.cluster.observed import ModelSeen
-from paddock_operator.core.cluster.pods import FINISHED, condition_of, label, name, phase, runners, terminating
-from paddock_operator.core.cluster.pull_job import find_job, must_go, observe_pull, pull_job
+from paddock_operator.core.cluster.pods import FINISHED, condition_of, label, name, node_of, phase, runners, terminating
+from paddock_operator.core.cluster.pull_job import convert_job, find_job, must_go, observe_pull, pod_of, pull_job
 from paddock_operator.core.cluster.rolls import WAIT_SECONDS, Roll, roll
 from paddock_operator.core.cluster.runner_pod import asked, runner_deployment
 from paddock_operator.core.cluster.trouble import not_created
@@ -58,19 +59,23 @@ def plan_cluster_model(seen: ModelSeen) -> ClusterPlan:
         raise ValueError(f"{seen.model.get('kind')} is not a Model")
     observed, plan = _decide(seen, model)
     configs = _configs(seen, model, plan)
-    parts = [_pull(seen, observed, plan), configs, _deployment(seen, model, plan)]
+    bytes_ = [_pull(seen, observed, plan), _convert(seen, observed, plan)]
+    parts = [*bytes_, configs, _deployment(seen, model, plan)]
     nodes = Part(*node_pulls(seen, model, plan.standby, off=observed.is_off))
     budget = [disruption_budget(seen, model)] if plan.replicas > 1 else []
     nudge = nudges(seen, model, configs.apply)
     return ClusterPlan(
         # the Deployment comes last: its pods mount what stands before it
-        apply=(*parts[0].apply, *nodes.apply, *configs.apply, runner_service(seen, model), *budget, *parts[2].apply),
+        apply=(
+            *(made for part in (*bytes_, nodes, configs) for made in part.apply),
+            *(runner_service(seen, model), *budget, *parts[-1].apply),
+        ),
         keep=tuple(item for part in (*parts, nodes) for item in part.keep),
         status=_worth_writing(observed.status, plan.status),
         notes=plan.notes,
         nudge=nudge,
-        rolls=parts[2].rolls,
-        requeue_seconds=requeue(seen, model, plan, is_waited_for(nudge), parts[2].wait),
+        rolls=parts[-1].rolls,
+        requeue_seconds=requeue(seen, model, plan, is_waited_for(nudge), parts[-1].wait),
     )
 
 
@@ -86,11 +91,11 @@ def _decide(seen: ModelSeen, model: Model) -> tuple[ModelObserved, ModelPlan]:
         models_dir=CACHE_PATH,
         now=seen.now,
         platform="cluster",
-        unsupported=unsupported("Model", seen.model["spec"]),
+        unsupported=_unsupported(seen),
         refused=printable(seen.refused, MAX_MESSAGE),
+        base=find_base(seen.model, seen.others),
     )
-    key = plan_pin.decide(blank).key
-    with_pull = replace(blank, pull=observe_nodes(seen, model, key) or observe_pull(seen, model, key))
+    with_pull = _with_pull(seen, blank)
     runner = observe_runner(seen, model, plan_serve.decide(with_pull, plan_pin.decide(with_pull)).config)
     if seen.settings.cache.mode == "Node":
         # a node that lacks bytes is no reason to look for them everywhere else
@@ -101,6 +106,31 @@ def _decide(seen: ModelSeen, model: Model) -> tuple[ModelObserved, ModelPlan]:
         return observed, plan
     observed = replace(observed, runner=_rolling(seen, runner))
     return observed, plan_model(observed)
+
+
+def _with_pull(seen: ModelSeen, blank: ModelObserved) -> ModelObserved:
+    """With what is seen of the pull of the wanted key, and of the conversion that follows from what it brought.
+
+    In cache mode Node a node that waits for bytes counts, once the pull that finds the digest is done.
+    """
+    model, key = blank.model, plan_pin.decide(blank).key
+    first = replace(blank, pull=observe_pull(seen, model, key))
+    making = plan_pin.decide(first).making
+    if making is not None:
+        first = replace(first, convert=observe_pull(seen, model, making.key))
+    waiting = observe_nodes(seen, model, key)
+    if waiting is None:
+        return first
+    return replace(first, convert=replace(waiting, source_hash=making.key)) if making else replace(first, pull=waiting)
+
+
+def _unsupported(seen: ModelSeen) -> str:
+    """What the spec asks for and a cluster (or this one's kind of cache) cannot do."""
+    found = unsupported("Model", seen.model["spec"])
+    if seen.settings.cache.mode == "Node" and seen.model["spec"]["source"].get("model"):
+        words = "spec.source.model: with cache.mode Node a Model's bytes are not on every node; repeat its source"
+        found = f"{found}; {words}" if found else words
+    return found
 
 
 def _is_rolling(seen: ModelSeen, model: Model, plan: ModelPlan) -> bool:
@@ -147,6 +177,27 @@ def _pull(seen: ModelSeen, observed: ModelObserved, plan: ModelPlan) -> Part:
     if plan.pull is None or seen.claim is None:
         return Part()
     return Part((pull_job(seen, model, plan.pull_key, plan.pull),))
+
+
+def _convert(seen: ModelSeen, observed: ModelObserved, plan: ModelPlan) -> Part:
+    """The Job of the wanted conversion: made once, then kept. In cache mode Node it runs where the bytes are."""
+    model = observed.model
+    live = find_job(seen, model, plan.convert_key) if plan.convert_key else None
+    if live is not None:
+        again = must_go(seen, model, live, observed.is_off, observed.runner.bytes_missing)
+        return Part() if again and not terminating(live) else Part(keep=(("Job", name(live)),))
+    if plan.convert is None or seen.claim is None:
+        return Part()
+    node = _node_of_pull(seen, model, plan.pull_key) if seen.settings.cache.mode == "Node" else ""
+    called = pull_job_name(model.ref, plan.convert_key)
+    made = convert_job(seen, model, plan.convert_key, plan.convert, plan.convert_memory, node=node, name=called)
+    return Part((made,))
+
+
+def _node_of_pull(seen: ModelSeen, model: Model, key: str) -> str:
+    job = find_job(seen, model, key)
+    pod = pod_of(seen, job) if job is not None else None
+    return node_of(pod) if pod is not None else ""
 
 
 def _configs(seen: ModelSeen, model: Model, plan: ModelPlan) -> Part:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
 
-from paddock_operator.core.cluster.labels import COMPONENT, CONFIG_HASH, IN_FORCE, PULLER, REVISION
+from paddock_operator.core.cluster.labels import COMPONENT, CONFIG_HASH, CONVERTER, IN_FORCE, PULLER, REVISION
 from paddock_operator.core.cluster.model_manifests import find_config_map
 from paddock_operator.core.cluster.model_runner import has_config
 from paddock_operator.core.cluster.observed import ModelSeen, Object
@@ -58,9 +58,11 @@ def _for_the_claim(seen: ModelSeen, plan: ModelPlan) -> float | None:
 
 def _for_the_job(seen: ModelSeen, model: Model, plan: ModelPlan) -> float | None:
     """A Job that ended although its bytes are still asked for: its verdict or its pod's end has to be waited for."""
-    job = find_job(seen, model, plan.pull_key)
-    unanswered = job is not None and is_finished(job) and plan.pull is not None and not plan.status.get("resolved")
-    return LOST_SECONDS if unanswered and job is not None and pod_of(seen, job) is None else None
+    asked = ((plan.pull, plan.pull_key), (plan.convert, plan.convert_key))
+    jobs = [find_job(seen, model, key) for request, key in asked if request is not None]
+    finished = [job for job in jobs if job is not None and is_finished(job)]
+    unanswered = not plan.status.get("resolved") and any(pod_of(seen, job) is None for job in finished)
+    return LOST_SECONDS if unanswered else None
 
 
 def _for_pod(seen: ModelSeen, model: Model, pod: Object) -> float | None:
@@ -68,7 +70,7 @@ def _for_pod(seen: ModelSeen, model: Model, pod: Object) -> float | None:
     began = str(running(container(pod, role)).get("startedAt") or "")
     if not began:
         return grace_left([pod], seen.now)
-    if role == PULLER:
+    if role in (PULLER, CONVERTER):
         return PULL_SECONDS
     if not ready(pod):
         return RUNNER_SECONDS if age(began, seen.now) < SLOW_AFTER_SECONDS else PULL_SECONDS

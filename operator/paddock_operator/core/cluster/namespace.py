@@ -12,6 +12,7 @@ from paddock_operator.core.cluster.collect import plan_collection
 from paddock_operator.core.cluster.labels import (
     CHILD,
     COMPONENT,
+    CONVERTER,
     MANAGED_BY,
     MANAGED_BY_VALUE,
     NAMESPACE_CHILD,
@@ -46,7 +47,8 @@ def plan_namespace(seen: NamespaceSeen) -> ClusterPlan:
 
 def _leave(seen: NamespaceSeen) -> ClusterPlan:
     """Nothing is wanted any more; what guards pods stays as long as some of them still drain."""
-    draining = [pod for pod in seen.pods if label(pod, COMPONENT) in (PULLER, RUNNER) and phase(pod) not in FINISHED]
+    ours = (pod for pod in seen.pods if label(pod, COMPONENT) in (PULLER, CONVERTER, RUNNER))
+    draining = [pod for pod in ours if phase(pod) not in FINISHED]
     if not draining:
         return ClusterPlan(())
     kept = tuple((str(item["kind"]), name(item)) for item in seen.children.all())

@@ -14,6 +14,7 @@ from paddock_operator.core.cluster.endpoint_fields import sound_peer
 from paddock_operator.core.cluster.labels import (
     COLLECTOR,
     COMPONENT,
+    CONVERTER,
     GATEWAY,
     GATEWAY_PORT,
     MANAGED_BY,
@@ -27,6 +28,7 @@ from paddock_operator.core.cluster.labels import (
 from paddock_operator.core.cluster.meta import metadata
 from paddock_operator.core.cluster.observed import EndpointSeen
 from paddock_operator.core.cluster.settings import Settings
+from paddock_operator.core.cluster.source_settings import Sources
 from paddock_operator.core.endpoint_spec import Peer
 from paddock_operator.core.identity import child_name
 from paddock_operator.core.resources import Endpoint
@@ -118,12 +120,13 @@ def _peer(peer: Peer) -> dict[str, Any]:
 
 
 def namespace_policies(namespace: str, labels: Mapping[str, str], settings: Settings) -> list[dict[str, Any]]:
-    """The policies of pullers, runners and collectors of a namespace. `labels` are those of namespace objects."""
+    """The policies of a namespace's pullers, converters, runners and collectors. `labels`: those of such objects."""
     callers = {"from": [{"podSelector": component_selector(GATEWAY)}], "ports": _tcp(RUNNER_PORT)}
     rules: tuple[tuple[str, list[Rule], list[Rule]], ...] = (
-        (PULLER, [], [DNS, *_sources(settings)]),
+        (PULLER, [], _sources(settings.sources)),
         (RUNNER, [callers], []),
         (COLLECTOR, [], []),
+        (CONVERTER, [], []),
     )
     return [
         _policy(
@@ -136,6 +139,11 @@ def namespace_policies(namespace: str, labels: Mapping[str, str], settings: Sett
     ]
 
 
-def _sources(settings: Settings) -> list[Rule]:
+def _sources(sources: Sources) -> list[Rule]:
+    """Names, the internet, and what the settings list; only the proxies where everything goes through them."""
+    if sources.offline:
+        return []
+    places = [*((item.cidr, item.port) for item in sources.allow), *sources.own_places]
+    listed: list[Rule] = [{"to": [_block(cidr)], "ports": _tcp(port)} for cidr, port in dict.fromkeys(places)]
     public = {"to": [_block(cidr, inner) for cidr, inner in PUBLIC], "ports": _tcp(HTTPS_PORT)}
-    return [public, *({"to": [_block(item.cidr)], "ports": _tcp(item.port)} for item in settings.sources.allow)]
+    return [DNS, *([] if sources.only_by_proxy else [public]), *listed]

@@ -1,8 +1,8 @@
 """Caches in mode Node: Jobs that bring a Model's bytes to each node where a runner waits for them. Called by `model`.
 
 The first pull of a key runs anywhere; it finds the digest, and its node has the bytes. Every other node gets a Job of
-its own, pinned to it, that is asked for exactly that digest. A Job that ended is kept as the record that its node has
-the bytes, as long as the pin holds.
+its own, pinned to it, that is asked for exactly that digest, and a conversion of its own if the first had one. A Job
+that ended is kept as the record that its node has the bytes, as long as the pin holds.
 """
 
 from __future__ import annotations
@@ -11,46 +11,67 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-from paddock_operator.core.cluster.labels import NODE, PULL_KEY, REVISION
+from paddock_operator.core.cluster.labels import NODE, PULL_KEY, REVISION, pull_job_name
 from paddock_operator.core.cluster.model_manifests import find_config_map, live_config
 from paddock_operator.core.cluster.model_runner import lacks_bytes
 from paddock_operator.core.cluster.observed import ModelSeen, Object
 from paddock_operator.core.cluster.pods import alive, annotation, label, name, node_of, ready, runners, terminating
-from paddock_operator.core.cluster.pull_job import find_job, is_finished, must_go, observe_job, pod_of, pull_job
+from paddock_operator.core.cluster.pull_job import (
+    convert_job,
+    find_job,
+    is_finished,
+    must_go,
+    observe_job,
+    pod_of,
+    pull_job,
+)
 from paddock_operator.core.cluster.types import Manifest
 from paddock_operator.core.identity import source_hash
 from paddock_operator.core.observed import PullObserved
+from paddock_operator.core.plan_conversion import Making, recalled
+from paddock_operator.core.plan_pin import pinned_request
 from paddock_operator.core.resources import Model
-from paddock_operator.core.wire import to_wire
 
 
 @dataclass(frozen=True, slots=True)
 class Nodes:
     """`key` and `digest` are those of the pin. `placed`: nodes that have runners. `waiting`: those whose runners do not
-    have the bytes as far as is known, and whether one says that it looked in vain. `jobs`: the live Jobs by node.
+    have the bytes as far as is known, and whether one says that it looked in vain. `jobs`: the live pulls by node,
+    `conversions` the live conversions; `making`: the conversion that every node needs, None if there is none.
     """
 
     key: str
     digest: str
+    held: Mapping[str, Any]
     placed: frozenset[str]
     waiting: Mapping[str, bool]
     jobs: Mapping[str, Object]
+    conversions: Mapping[str, Object]
+    making: Making | None
 
 
 def _look(seen: ModelSeen, model: Model) -> Nodes | None:
     """What there is to know about nodes, None if they share their cache or nothing is pinned."""
     pin = (seen.model.get("status") or {}).get("resolved") or {}
     key, digest = str(pin.get("pullKey") or ""), str(pin.get("digest") or "")
-    fits = pin.get("sourceHash") == source_hash(model.spec.source)
+    fits = pin.get("sourceHash") == source_hash(model.spec.source, model.spec.quantization)
     if seen.settings.cache.mode != "Node" or not (key and digest and fits):
         return None
     pods: dict[str, list[Object]] = {}
     for pod in alive(runners(seen.children.pods)):
         pods.setdefault(node_of(pod), []).append(pod)
     pods.pop("", None)
-    pinned = [job for job in seen.children.jobs if annotation(job, PULL_KEY) == key]
-    jobs = {annotation(job, NODE): job for job in pinned if annotation(job, NODE)}
-    return Nodes(key, digest, frozenset(pods), dict(_waiting(seen, model, key, digest, pods)), jobs)
+    making = recalled(seen.model.get("status") or {}, pin, key)
+    waiting = dict(_waiting(seen, model, making.key if making else key, digest, pods))
+    conversions = _pinned(seen, model, making.key) if making else {}
+    return Nodes(key, digest, pin, frozenset(pods), waiting, _pinned(seen, model, key), conversions, making)
+
+
+def _pinned(seen: ModelSeen, model: Model, key: str) -> dict[str, Object]:
+    """The live Jobs of a key that are their nodes' own."""
+    first = pull_job_name(model.ref, key)
+    found = (job for job in seen.children.jobs if annotation(job, PULL_KEY) == key and name(job) != first)
+    return {annotation(job, NODE): job for job in found if annotation(job, NODE)}
 
 
 def _waiting(
@@ -90,9 +111,14 @@ def observe_nodes(seen: ModelSeen, model: Model, key: str) -> PullObserved | Non
 
 
 def _observe(seen: ModelSeen, nodes: Nodes, node: str) -> PullObserved:
-    job = nodes.jobs.get(node)
-    pull = PullObserved("running", nodes.key) if job is None else observe_job(seen, job, nodes.key)
+    pull = _seen_of(seen, nodes.jobs.get(node), nodes.key)
+    if nodes.making is not None and pull.state == "succeeded":
+        pull = _seen_of(seen, nodes.conversions.get(node), nodes.making.key)
     return replace(pull, node=node, message=f"node {node}: {pull.message}" if pull.message else "")
+
+
+def _seen_of(seen: ModelSeen, job: Object | None, key: str) -> PullObserved:
+    return PullObserved("running", key) if job is None else observe_job(seen, job, key)
 
 
 def node_pulls(
@@ -104,10 +130,31 @@ def node_pulls(
         return (), ()
     # the pinned digest alone can be pulled: an older one that serves in its place has no source any more
     wanted = {} if off or (serve or {}).get("digest") != nodes.digest else nodes.waiting
-    request = {"source": to_wire(model.spec.source), "digest": nodes.digest}
-    made = (pull_job(seen, model, nodes.key, request, node) for node in wanted if node not in nodes.jobs)
-    kept = (job for node, job in nodes.jobs.items() if _stays(seen, model, nodes, node, wanted, off))
+    request = pinned_request(model.spec, nodes.held)
+    made = [pull_job(seen, model, nodes.key, request, node) for node in wanted if node not in nodes.jobs]
+    kept = [job for node, job in nodes.jobs.items() if _stays(seen, model, nodes, node, wanted, off)]
+    if nodes.making is not None:
+        made += _conversions(seen, model, nodes, nodes.making, wanted)
+        kept += [job for node, job in nodes.conversions.items() if _goes_on(seen, model, nodes, node, wanted, off)]
     return tuple(made), tuple(("Job", name(job)) for job in kept)
+
+
+def _conversions(
+    seen: ModelSeen, model: Model, nodes: Nodes, making: Making, wanted: Iterable[str]
+) -> list[dict[str, Any]]:
+    """Those to be made now: on nodes that have what is to be converted."""
+    brought = (node for node in wanted if _seen_of(seen, nodes.jobs.get(node), nodes.key).state == "succeeded")
+    missing = (node for node in brought if node not in nodes.conversions)
+    return [convert_job(seen, model, making.key, making.request, making.memory, node=node) for node in missing]
+
+
+def _goes_on(seen: ModelSeen, model: Model, nodes: Nodes, node: str, wanted: Mapping[str, bool], off: bool) -> bool:
+    """A conversion stays as long as the pull that it follows: after another pull it is done again."""
+    pull, job = nodes.jobs.get(node), nodes.conversions[node]
+    follows = pull is not None and _seen_of(seen, pull, nodes.key).state == "succeeded"
+    if node not in wanted:
+        return is_finished(job) or (node in nodes.placed and not off)
+    return terminating(job) or (follows and not must_go(seen, model, job, off, wanted[node]))
 
 
 def _stays(seen: ModelSeen, model: Model, nodes: Nodes, node: str, wanted: Mapping[str, bool], off: bool) -> bool:

@@ -53,7 +53,8 @@ class ModelSeen:
     Warning (reason, message). `credentials` are (endpoint id, SHA-256) and `names` the public names of the Endpoints
     that serve this Model. `may_roll`: this Model may roll its pods now for a mere operator upgrade. `claim` is the
     namespace's cache claim, None while it does not exist.
-    `refused`: the API server's words about a child that it does not take ("" if it took all).
+    `refused`: the API server's words about a child that it does not take ("" if it took all). `others`: the Models of
+    the namespace by name, if this one is made from one of them.
     """
 
     model: Object
@@ -67,6 +68,7 @@ class ModelSeen:
     settings: Settings
     may_roll: bool = True
     refused: str = ""
+    others: Mapping[str, Object] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)

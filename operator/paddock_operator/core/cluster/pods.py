@@ -12,6 +12,7 @@ from paddock_operator.core.clock import seconds_between
 from paddock_operator.core.cluster.labels import (
     COMPONENT,
     CONFIG_HASH,
+    CONVERTER,
     FIELD_MANAGER,
     IN_FORCE,
     PULLER,
@@ -161,11 +162,12 @@ def newer_than_config(pod: Object, changed_at: str) -> bool:
     return not changed_at or created(pod) > changed_at
 
 
-def wants_log(pod: Object, changed_at: str, now: str) -> Literal["puller", "runner"] | None:
+def wants_log(pod: Object, changed_at: str, now: str) -> Literal["puller", "converter", "runner"] | None:
     """The container whose log must be read before planning, None if the pod's status tells everything.
 
-    `changed_at` is `config_changed_at` of the pod's ConfigMap. A puller that runs has progress to tell; a runner that
-    is not ready for some seconds has a reason; a ready one that is older than its configuration may not have it yet.
+    `changed_at` is `config_changed_at` of the pod's ConfigMap. A puller or converter that runs has progress to tell; a
+    runner that is not ready for some seconds has a reason; a ready one that is older than its configuration may not
+    have it yet.
     """
     role = label(pod, COMPONENT)
     began = running(container(pod, role)).get("startedAt")
@@ -173,6 +175,8 @@ def wants_log(pod: Object, changed_at: str, now: str) -> Literal["puller", "runn
         return None
     if role == PULLER:
         return "puller"
+    if role == CONVERTER:
+        return "converter"
     if role != RUNNER:
         return None
     if ready(pod):

@@ -1,36 +1,27 @@
-"""The Job that brings a Model's bytes into the cache: its manifest, and what is seen of it. Called by `model`.
+"""The Jobs that bring a Model's bytes into the cache and convert them: manifests, and what is seen of them.
 
-A Job answers one pull key and is kept when it ended, so that a restart of the operator writes nothing. Its pod template
-cannot change: a Job whose pod could not start yet is made anew when the operator would make another one.
+Called by `model` and `node_pulls`. A Job answers one pull key (or `convert_key`) and is kept when it ended, so that a
+restart of the operator writes nothing. Its pod template cannot change: a Job whose pod could not start yet is made anew
+when the operator would make another one.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any
 
 from paddock_operator.core.cluster.labels import (
-    CACHE_PATH,
-    CONFIG_PATH,
+    COMPONENT,
+    CONVERTER,
     NODE,
     PULL_KEY,
     PULLER,
-    RUNNER,
     common_labels,
-    pod_selector,
     pull_job_name,
 )
-from paddock_operator.core.cluster.meta import (
-    TEMPLATE_HASH,
-    cache_mount,
-    cache_volume,
-    container,
-    metadata,
-    pod_spec,
-    template_hash,
-)
+from paddock_operator.core.cluster.meta import TEMPLATE_HASH, metadata, template_hash
 from paddock_operator.core.cluster.observed import ModelSeen, Object
-from paddock_operator.core.cluster.placement import beside, on_node, placement_fields
 from paddock_operator.core.cluster.pods import (
     age,
     annotation,
@@ -39,12 +30,14 @@ from paddock_operator.core.cluster.pods import (
     ended,
     ended_before,
     is_true,
+    label,
     meta,
     running,
     terminating,
     uid,
 )
 from paddock_operator.core.cluster.pods import container as container_status
+from paddock_operator.core.cluster.pull_pod import converter_pod, puller_pod
 from paddock_operator.core.cluster.trouble import (
     CLAIM_GRACE_SECONDS,
     claim_trouble,
@@ -55,72 +48,59 @@ from paddock_operator.core.cluster.trouble import (
 from paddock_operator.core.cluster.verdict import Verdict, read_verdict
 from paddock_operator.core.identity import canonical_json
 from paddock_operator.core.model_conditions import percent
-from paddock_operator.core.model_spec import Source
 from paddock_operator.core.observed import PullObserved
+from paddock_operator.core.plan_conversion import KEY_END
 from paddock_operator.core.resources import Model
 
-REQUEST = "PADDOCK_PULL_REQUEST"
-ALLOWED_HOSTS = "PADDOCK_ALLOW_INSECURE_HOSTS"
-CREDENTIALS = f"{CONFIG_PATH}/credentials"
-RETRYABLE_EXIT = 75
+MEMORY = "paddock.dev/memory"
+"""Annotation of a conversion: the bytes of memory that it was given."""
 LOST_SECONDS = 30.0
 """A pod's end may be seen later than its Job's; after this time it is gone, and its verdict with it."""
 REPEAT_SECONDS = 300.0
 """A runner looks again at bytes that it found damaged after this time at the latest."""
-# streaming with bounded buffers takes about 100 MiB; pages of the files that it writes can be reclaimed
-RESOURCES = {"requests": {"cpu": "100m", "memory": "64Mi"}, "limits": {"memory": "512Mi"}}
 
 
 def pull_job(seen: ModelSeen, model: Model, key: str, request: Mapping[str, Any], node: str = "") -> dict[str, Any]:
-    """The Job that answers a pull key, anywhere or on one node. `request` is that of the contracts: source, digest."""
-    labels = common_labels(model.ref, PULLER)
-    marks = {PULL_KEY: key, TEMPLATE_HASH: template_hash(_pod(seen, model, "", node))}
-    marks |= {NODE: node} if node else {}
+    """The Job that answers a pull key, anywhere or on one node. `request` is that of the contracts."""
+    template = partial(puller_pod, seen, model, node=node)
+    return _job(seen, model, PULLER, pull_job_name(model.ref, key, node), _marks(key, node), template, request)
+
+
+def convert_job(
+    seen: ModelSeen, model: Model, key: str, request: Mapping[str, Any], memory: int, *, node: str = "", name: str = ""
+) -> dict[str, Any]:
+    """The Job that answers a `convert_key`; `memory` in bytes. `name`: another one than follows from key and node."""
+    template = partial(converter_pod, seen, model, node=node, memory=memory)
+    marks = _marks(key, node) | {MEMORY: str(memory)}
+    return _job(seen, model, CONVERTER, name or pull_job_name(model.ref, key, node), marks, template, request)
+
+
+def _marks(key: str, node: str) -> dict[str, str]:
+    return {PULL_KEY: key} | ({NODE: node} if node else {})
+
+
+def _job(
+    seen: ModelSeen,
+    model: Model,
+    component: str,
+    called: str,
+    marks: Mapping[str, str],
+    pod: Callable[..., dict[str, Any]],
+    request: Mapping[str, Any],
+) -> dict[str, Any]:
+    labels = common_labels(model.ref, component)
+    marked = {**marks, TEMPLATE_HASH: template_hash(pod(request=""))}
     text = canonical_json(request).decode().rstrip("\n")
     return {
         "apiVersion": "batch/v1",
         "kind": "Job",
-        "metadata": metadata(pull_job_name(model.ref, key, node), model.ref.namespace, labels, marks, seen.model),
+        "metadata": metadata(called, model.ref.namespace, labels, marked, seen.model),
         "spec": {
             # a retryable error is tried again by the kubelet in the same pod, for ever
             "backoffLimit": 2147483647,
-            "template": {"metadata": {"labels": labels}, "spec": _pod(seen, model, text, node)},
+            "template": {"metadata": {"labels": labels}, "spec": pod(request=text)},
         },
     }
-
-
-def _pod(seen: ModelSeen, model: Model, request: str, node: str) -> dict[str, Any]:
-    secret = secret_name(model.spec.source)
-    volumes = [cache_volume(seen.settings.cache.claim_name, read_only=False)]
-    mounts = [cache_mount(CACHE_PATH, read_only=False)]
-    args = ["pull", "--models", CACHE_PATH, "--request", f"env:{REQUEST}"]
-    args += ["--termination-message", "/dev/termination-log"]
-    if secret:
-        volumes.append({"name": "credentials", "secret": {"secretName": secret, "defaultMode": 0o440}})
-        mounts.append({"name": "credentials", "mountPath": CREDENTIALS, "readOnly": True})
-        args += ["--credentials", CREDENTIALS]
-    hosts = ",".join(source.host for source in seen.settings.sources.allow)
-    env = [(REQUEST, request), *([(ALLOWED_HOSTS, hosts)] if hosts else [])]
-    images = seen.settings.images
-    puller = container(PULLER, images.gateway, images, args, RESOURCES, env=env, mounts=mounts)
-    where = _where(seen, model, node)
-    return pod_spec("paddock-puller", images, [puller], volumes, restartPolicy="OnFailure", **where)
-
-
-def _where(seen: ModelSeen, model: Model, node: str) -> dict[str, Any]:
-    if node:
-        return on_node(model.spec.placement, node)
-    # the first pod of a cache chooses the node of its volume: it has to be one that takes the runners, too
-    where = placement_fields(model.spec.placement)
-    if seen.settings.cache.mode == "Node":
-        where.setdefault("affinity", beside({"matchLabels": pod_selector(model.ref, RUNNER)}))
-    return where
-
-
-def secret_name(source: Source) -> str:
-    """The Secret with the credentials for a source, empty if it names none."""
-    member = source.ollama or source.hugging_face or source.oci
-    return member.secret_ref.name if member and member.secret_ref else ""
 
 
 def find_job(seen: ModelSeen, model: Model, key: str) -> Object | None:
@@ -145,12 +125,13 @@ def observe_job(seen: ModelSeen, job: Object, key: str) -> PullObserved:
     pod = pod_of(seen, job)
     if pod is None:
         return _without_pod(seen, job, key)
-    status = container_status(pod, PULLER)
+    role = label(job, COMPONENT) or PULLER
+    status = container_status(pod, role)
     tries = int(status.get("restartCount") or 0) + 1
     now_ended, before = ended(status), ended_before(status)
-    trouble = None if now_ended else pod_trouble(pod, PULLER, seen)
+    trouble = None if now_ended else pod_trouble(pod, role, seen)
     if now_ended:
-        return _after(key, now_ended, tries)
+        return _after(key, now_ended, tries, role)
     if trouble:
         return PullObserved("failed", key, 0, 0, None, trouble.reason, trouble.message, True, 0)
     event = seen.events.get(uid(pod)) or {}
@@ -160,7 +141,7 @@ def observe_job(seen: ModelSeen, job: Object, key: str) -> PullObserved:
         done = total * percent(_bytes(event.get("completed")), total) // 100
         return PullObserved("running", key, done, total, attempts=tries)
     # until an attempt has something to show, the last one's error is the truth: it would come and go otherwise
-    return _after(key, before, tries) if before else PullObserved("running", key, attempts=tries)
+    return _after(key, before, tries, role) if before else PullObserved("running", key, attempts=tries)
 
 
 def _not_started(seen: ModelSeen, key: str) -> PullObserved:
@@ -182,7 +163,7 @@ def _owned_by(pod: Object, job: Object) -> bool:
 
 
 def _has_verdict(pod: Object) -> bool:
-    state = ended(container_status(pod, PULLER))
+    state = ended(container_status(pod, label(pod, COMPONENT)))
     return state.get("exitCode") == 0 and bool(state.get("message"))
 
 
@@ -193,11 +174,11 @@ def _without_pod(seen: ModelSeen, job: Object, key: str) -> PullObserved:
     return PullObserved() if is_finished(job) and _answered(seen, job) else PullObserved("running", key)
 
 
-def _after(key: str, state: Mapping[str, Any], tries: int) -> PullObserved:
+def _after(key: str, state: Mapping[str, Any], tries: int, role: str) -> PullObserved:
     """What an ended container says of the pull."""
     verdict = read_verdict(str(state.get("message") or ""))
     if verdict is None:
-        return _crashed(key, state, tries)
+        return _crashed(key, state, tries, role)
     if verdict.result:
         return PullObserved("succeeded", key, result=verdict.result, attempts=tries)
     return PullObserved("failed", key, 0, 0, None, verdict.reason, _cure(verdict), verdict.retryable, tries)
@@ -209,9 +190,9 @@ def _cure(verdict: Verdict) -> str:
     return f"{verdict.message}; to try again, edit spec.source (spec.source.resolve takes any new word)"
 
 
-def _crashed(key: str, state: Mapping[str, Any], tries: int) -> PullObserved:
+def _crashed(key: str, state: Mapping[str, Any], tries: int, role: str) -> PullObserved:
     reason = "OOMKilled" if state.get("reason") == "OOMKilled" else "PullerCrashed"
-    message = f"the puller ended without a verdict: {how_it_ended(state)}"
+    message = f"the {role} ended without a verdict: {how_it_ended(state)}"
     return PullObserved("failed", key, 0, 0, None, reason, message, state.get("exitCode") != 0, tries)
 
 
@@ -239,9 +220,11 @@ def _failed(seen: ModelSeen, job: Object) -> bool:
 
 
 def _answered(seen: ModelSeen, job: Object) -> bool:
-    """Whether the status holds what this Job found."""
-    resolved = (seen.model.get("status") or {}).get("resolved") or {}
-    return bool(resolved.get("pullKey") == annotation(job, PULL_KEY))
+    """Whether the status holds what this Job found: a digest, or (of a pull) what has to be converted."""
+    status, key = seen.model.get("status") or {}, annotation(job, PULL_KEY)
+    if (status.get("conversion") or {}).get("pullKey") == key:
+        return True
+    return bool((status.get("resolved") or {}).get("pullKey") == key.partition(KEY_END)[0])
 
 
 def _settled_for(seen: ModelSeen, job: Object) -> float:
@@ -252,5 +235,13 @@ def _settled_for(seen: ModelSeen, job: Object) -> float:
 def _outdated(seen: ModelSeen, model: Model, job: Object) -> bool:
     """Another Job would be made now, and nothing would be lost by it."""
     pod = pod_of(seen, job)
-    busy = pod is not None and bool(running(container_status(pod, PULLER)))
-    return not busy and annotation(job, TEMPLATE_HASH) != template_hash(_pod(seen, model, "", annotation(job, NODE)))
+    busy = pod is not None and bool(running(container_status(pod, label(job, COMPONENT))))
+    return not busy and annotation(job, TEMPLATE_HASH) != template_hash(_empty_pod(seen, model, job))
+
+
+def _empty_pod(seen: ModelSeen, model: Model, job: Object) -> dict[str, Any]:
+    """The pod that would be made now, without its request."""
+    node, memory = annotation(job, NODE), annotation(job, MEMORY)
+    if label(job, COMPONENT) == CONVERTER:
+        return converter_pod(seen, model, "", node, int(memory) if memory.isdecimal() else 0)
+    return puller_pod(seen, model, "", node)

@@ -7,10 +7,11 @@ misspelt field would otherwise be a setting that silently does nothing.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, is_dataclass
+from dataclasses import dataclass, field, is_dataclass
 from ipaddress import ip_network
 from typing import Any, get_args
 
+from paddock_operator.core.cluster.source_settings import OPTIONAL, SOURCE_CHECKS, Sources, unreachable
 from paddock_operator.core.problems import suggestion
 from paddock_operator.core.quantity import quantity
 from paddock_operator.core.wire import build, hints, name_in_wire
@@ -41,23 +42,6 @@ class Cache:
 
 
 @dataclass(frozen=True, slots=True)
-class AllowedSource:
-    """A source beyond public HTTPS.
-
-    `host` (`name` or `name:port`) is for the puller's own check, `cidr` and `port` for its NetworkPolicy.
-    """
-
-    host: str
-    cidr: str
-    port: int = 443
-
-
-@dataclass(frozen=True, slots=True)
-class Sources:
-    allow: tuple[AllowedSource, ...] = ()
-
-
-@dataclass(frozen=True, slots=True)
 class ApiServer:
     """Where gateways reach the API server, for their NetworkPolicy."""
 
@@ -73,7 +57,7 @@ class Settings:
     namespaces: tuple[str, ...] = ()
     images: Images = Images()
     cache: Cache = Cache()
-    sources: Sources = Sources()
+    sources: Sources = field(default_factory=Sources)
     api_server: ApiServer = ApiServer()
     max_rolling: int = 2
     collect_seconds: int = 86400
@@ -90,21 +74,33 @@ CHOICES = {
     "cache.accessMode": ("ReadWriteOnce", "ReadWriteMany", "ReadWriteOncePod"),
     "images.pullPolicy": ("Always", "IfNotPresent", "Never"),
 }
-SMALLEST = {"maxRolling": 1, "collectSeconds": 5, "collectMinAgeSeconds": 0, "resyncSeconds": 1, "workers": 1}
+SMALLEST = {
+    "sources.connections": 0,
+    "maxRolling": 1,
+    "collectSeconds": 5,
+    "collectMinAgeSeconds": 0,
+    "resyncSeconds": 1,
+    "workers": 1,
+}
 PARSED: Mapping[str, Callable[[Any], object]] = {
     "cache.size": quantity,
     "sources.allow.cidr": ip_network,
+    **SOURCE_CHECKS,
     "apiServer.cidr": ip_network,
 }
+MOST = {"sources.connections": 64}
 PORTS = ("metricsPort", "healthPort", "sources.allow.port", "apiServer.ports")
 
 
 def parse_settings(document: Mapping[str, Any]) -> Settings:
     """Settings from the file's camelCase mapping. Raises ValueError that names every unknown or wrong field."""
     found = list(_problems(Settings, document, "", ""))
-    if found:
-        raise ValueError("; ".join(found))
-    return build(Settings, document)
+    if not found:
+        settings = build(Settings, document)
+        found = list(unreachable(settings.sources))
+        if not found:
+            return settings
+    raise ValueError("; ".join(found))
 
 
 def _problems(cls: Any, value: Any, place: str, path: str) -> Iterator[str]:
@@ -128,7 +124,7 @@ def _under(place: str, name: str) -> str:
 
 
 def _required(cls: Any, known: Mapping[str, Any]) -> list[str]:
-    return [name for name in known if cls is AllowedSource and name != "port"]
+    return [name for name in known if cls in OPTIONAL and name != OPTIONAL[cls]]
 
 
 def _value(hint: Any, given: Any, place: str, path: str) -> Iterator[str]:
@@ -160,6 +156,8 @@ def _bounds(given: Any, place: str, path: str) -> Iterator[str]:
         yield f"{place} must be one of {', '.join(CHOICES[path])}, not {given!r}"
     if path in SMALLEST and given < SMALLEST[path]:
         yield f"{place} must be at least {SMALLEST[path]}, not {given}"
+    if path in MOST and given > MOST[path]:
+        yield f"{place} must be at most {MOST[path]}, not {given}"
     if path in PORTS and not 1 <= given <= 65535:
         yield f"{place} must be a port, 1 to 65535, not {given}"
     try:

@@ -20,6 +20,7 @@ MAX_SIZE = 1 << 53
 MAX_FILES = 64
 MAX_CAPABILITIES = 16
 MAX_ERROR = 900
+MAX_WORD = 128
 _DIGEST = re.compile(r"sha256:[0-9a-f]{64}")
 _REASON = re.compile(r"[A-Z][A-Za-z0-9]{0,62}")
 _TEXTS = {"format": 32, "family": 64, "parameterSize": 32, "quantization": 32, "architecture": 64}
@@ -72,10 +73,16 @@ def _success(event: Mapping[str, Any]) -> Verdict | None:
     digest, called, size = found.get("digest"), found.get("name"), found.get("size")
     if not _is_digest(digest) or not isinstance(called, str) or not called or not _is_count(size):
         return None
-    result = PullResult(
-        str(digest), printable(called, 2048), int(size or 0), _files(found.get("files")), _details(found.get("details"))
+    files, details = _files(found.get("files")), _details(found.get("details"))
+    revision, validator = _word(found.get("revision")), _word(found.get("validator"))
+    return Verdict(
+        PullResult(str(digest), printable(called, 2048), int(size or 0), files, details, revision, validator)
     )
-    return Verdict(result)
+
+
+def _word(value: Any) -> str:
+    """A text that is whole or not there: half of one would say something else."""
+    return value if isinstance(value, str) and len(value) <= MAX_WORD and value.isprintable() else ""
 
 
 def _files(found: Any) -> tuple[Mapping[str, Any], ...]:

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterable, Mapping
 from datetime import UTC, datetime
 from typing import Any
 
+from paddock_operator.core.bases import base_name
 from paddock_operator.core.clock import seconds_between
 from paddock_operator.core.cluster.labels import COMPONENT, CONFIG_HASH, RUNNER
 from paddock_operator.core.cluster.observed import Children, EndpointSeen, ModelSeen, NamespaceSeen, Object
@@ -59,8 +60,15 @@ class Gatherer:
             now=now,
             settings=self._settings,
             may_roll=may_roll,
+            others=self._others(key, document),
         )
         return seen, min(again, default=None)
+
+    def _others(self, key: Ref, document: Object) -> Mapping[str, Object]:
+        """The Models of the namespace by name, for one that is made from another."""
+        if not base_name(document):
+            return {}
+        return {item["metadata"]["name"]: item for item in self._world.store(MODEL.name).within(key.namespace)}
 
     def endpoint(
         self, key: Ref, document: Object, may_roll: bool, watch: SecretWatch

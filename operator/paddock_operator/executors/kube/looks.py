@@ -20,7 +20,7 @@ from paddock_operator.executors.kube.rings import Ring
 
 log = logging.getLogger(__name__)
 
-LOG_SECONDS = {"puller": 10.0, "runner": 1.0}
+LOG_SECONDS = {"puller": 10.0, "converter": 10.0, "runner": 1.0}
 LOG_EVENTS = ("progress", "state")
 TAIL_LINES = 200
 AT_ONCE = 4

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+from paddock_operator.core.bases import base_name
 from paddock_operator.core.cluster.labels import CHILD
 from paddock_operator.core.cluster.observed import Object
 from paddock_operator.core.identity import child_name
@@ -21,6 +22,7 @@ DEPENDANT_SECONDS = 0.3
 """Changes of many Models make one pass of their Endpoint."""
 NAMESPACE_SECONDS = 2.0
 NAMES_SECONDS = 0.05
+VARIANT_SECONDS = 0.1
 NAMES = "Names"
 """Kind of the keys that spread public names and credentials to the Models of a namespace."""
 SEEN_BY_ENDPOINTS = ("conditions", "resolved", "details")
@@ -101,6 +103,14 @@ class Rings:
             self.all_of(ENDPOINT, key.namespace, DEPENDANT_SECONDS)
         if _digest(before) != _digest(after):
             self._ring(namespace_key(key.namespace), NAMESPACE_SECONDS)
+        if _pin(before) != _pin(after) or intent(before) != intent(after):
+            self._ring_variants(key.namespace)
+
+    def _ring_variants(self, namespace: str) -> None:
+        """Ring the Models that are made from others: they follow digests, and a new spec may close a circle."""
+        for item in self._within(MODEL.name, namespace):
+            if base_name(item):
+                self._ring(Ref(MODEL.name, namespace, item["metadata"]["name"]), VARIANT_SECONDS)
 
     def _claim(self, namespace: str, before: Object | None, after: Object | None) -> None:
         self._ring(namespace_key(namespace), 0.0)
@@ -145,6 +155,12 @@ def _shown(item: Object | None) -> Any:
 
 def _digest(item: Object | None) -> Any:
     return ((item.get("status") or {}).get("resolved") or {}).get("digest") if item else None
+
+
+def _pin(item: Object | None) -> Any:
+    """What variants of a Model take from it: its digest, and for which source it is."""
+    resolved = ((item.get("status") or {}).get("resolved") or {}) if item else {}
+    return resolved.get("digest"), resolved.get("sourceHash")
 
 
 def _phase(item: Object | None) -> Any:

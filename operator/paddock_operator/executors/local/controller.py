@@ -10,6 +10,7 @@ import asyncio
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from paddock_operator.core.bases import Base, base_name, find_base
 from paddock_operator.core.observed import ModelSnapshot
 from paddock_operator.core.plan_endpoint import plan_endpoint
 from paddock_operator.core.plan_model import plan_model
@@ -77,12 +78,32 @@ class Controller:
     def _model(self, ref: Ref, item: Declared, model: Model) -> None:
         unit = self._models.setdefault(ref, ModelUnit(self._context, ref))
         names, credentials = self._links(ref)
-        plan = plan_model(unit.gather(model, item.status, names, credentials))
+        plan = plan_model(unit.gather(model, item.status, names, credentials, self._base(ref, item)))
         unit.act(plan)
+        before = item.status.get("resolved")
         self._keep_status(ref, item, plan.status)
+        if plan.status.get("resolved") != before:
+            self._tell_variants(ref)
         self._tell_endpoints(ref, unit.snapshot(model, item.status))
         if plan.requeue_seconds is not None:
             self._queue.ring_later(ref, plan.requeue_seconds)
+
+    def _base(self, ref: Ref, item: Declared) -> Base | None:
+        """The Model that this one is made from."""
+        if not base_name(item.body):
+            return None
+        others = {
+            other.name: {**found.body, "status": found.status}
+            for other, found in self._declared.items()
+            if other.kind == ref.kind and _near(other, ref)
+        }
+        return find_base(item.body, others)
+
+    def _tell_variants(self, ref: Ref) -> None:
+        """This Model has another digest: whoever is made from it, or from its variants, looks again."""
+        for other, found in self._declared.items():
+            if _near(other, ref) and base_name(found.body) == ref.name:
+                self._queue.ring(other)
 
     def _links(self, ref: Ref) -> tuple[tuple[str, ...], tuple[tuple[str, str], ...]]:
         """Names and credentials that Endpoints give to a Model."""

@@ -9,6 +9,7 @@ import asyncio
 from collections.abc import Mapping
 from typing import Any, cast
 
+from paddock_operator.core.bases import Base
 from paddock_operator.core.identity import child_name
 from paddock_operator.core.observed import ModelObserved, ModelSnapshot, RunnerObserved, RunnerState
 from paddock_operator.core.plan_types import RESTART_FIELDS, ModelPlan
@@ -33,6 +34,7 @@ class ModelUnit:
         self._program: Program | None = None
         self._leaving: asyncio.Task[None] | None = None
         self._puller = Puller(context, f"{self._child}-pull", self._ring, self._progress)
+        self._converter = Puller(context, f"{self._child}-convert", self._ring, self._progress, "convert")
 
     def _ring(self) -> None:
         self._context.ring(self._ref)
@@ -46,6 +48,7 @@ class ModelUnit:
         status: Mapping[str, Any],
         names: tuple[str, ...],
         credentials: tuple[tuple[str, str], ...],
+        base: Base | None,
     ) -> ModelObserved:
         """What is true now, for the plan."""
         return ModelObserved(
@@ -58,6 +61,8 @@ class ModelUnit:
             models_dir=str(self._context.home.models),
             now=self._context.now(),
             memory_available=self._context.memory,
+            convert=self._converter.observed,
+            base=base,
         )
 
     def _runner(self) -> RunnerObserved:
@@ -77,6 +82,7 @@ class ModelUnit:
     def act(self, plan: ModelPlan) -> None:
         """Make the processes what the plan says; what takes time goes on by itself and rings when it is done."""
         self._puller.ensure(plan.pull, plan.pull_key)
+        self._converter.ensure(plan.convert, plan.convert_key)
         program = self._program
         if program is not None and (plan.serve is None or _needs_restart(program.config, plan.serve)):
             self._retire(program)
@@ -102,13 +108,14 @@ class ModelUnit:
 
     def retry_pull(self) -> None:
         """The cache changed: try a failed pull again now."""
-        if self.waits_for_bytes:
-            self._puller.retry_now()
+        for worker in (self._puller, self._converter):
+            if worker.observed.state == "failed":
+                worker.retry_now()
 
     @property
     def waits_for_bytes(self) -> bool:
-        """A pull failed and waits before it is tried again."""
-        return self._puller.observed.state == "failed"
+        """A pull or conversion failed and waits before it is tried again."""
+        return "failed" in (self._puller.observed.state, self._converter.observed.state)
 
     def snapshot(self, model: Model, status: Mapping[str, Any]) -> ModelSnapshot:
         """What Endpoints see of this Model."""
@@ -117,7 +124,7 @@ class ModelUnit:
 
     async def stop(self) -> None:
         """End puller and runner; running answers may finish within drainSeconds."""
-        await self._puller.stop()
+        await asyncio.gather(self._puller.stop(), self._converter.stop())
         if self._program is not None:
             program, self._program = self._program, None
             await program.stop(grace(program.config))
@@ -127,6 +134,7 @@ class ModelUnit:
     def kill(self) -> None:
         """End everything at once."""
         self._puller.kill()
+        self._converter.kill()
         if self._program is not None:
             self._program.kill()
 

@@ -1,6 +1,6 @@
-"""Run pulls of one Model: a child that reports progress and ends with a result or an error; errors are tried again.
+"""Run pulls or conversions of one Model: a child that reports progress and ends with a result or an error.
 
-Called by `model`. What failed stays visible as failed while it is tried again, so that a condition does not flap.
+Called by `model`. Errors are tried again. What failed stays visible as failed meanwhile: a condition does not flap.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import json
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import replace
-from typing import Any
+from typing import Any, Literal
 
 from paddock_operator.core.observed import PullObserved, PullResult
 from paddock_operator.executors.local.backoff import Backoff
@@ -24,9 +24,20 @@ Progress = Callable[[str, int, int, float], None]
 
 
 class Puller:
-    """`observed` is what the plan reads. `on_progress` gets digest, completed, total, bytes per second."""
+    """`observed` is what the plan reads. `command` is the runner's: pull or convert.
 
-    def __init__(self, context: Context, name: str, on_change: Callable[[], None], on_progress: Progress) -> None:
+    `on_progress` gets digest, completed, total, bytes per second.
+    """
+
+    def __init__(
+        self,
+        context: Context,
+        name: str,
+        on_change: Callable[[], None],
+        on_progress: Progress,
+        command: Literal["pull", "convert"] = "pull",
+    ) -> None:
+        self._command = command
         self._context = context
         self._name = name
         self._on_change = on_change
@@ -38,7 +49,7 @@ class Puller:
         self.observed = PullObserved()
 
     def ensure(self, request: Mapping[str, Any] | None, key: str) -> None:
-        """Have a pull for `key` run or have run; None: none may run."""
+        """Have a child for `key` run or have run; None: none may run."""
         if request is None:
             self._cancel()
         elif self.observed.source_hash != key or (self._task is None and self.observed.result is None):
@@ -68,15 +79,15 @@ class Puller:
     async def _once(self, request: bytes) -> bool:
         """One child; True when it brought a result."""
         self._began = self._told = time.monotonic()
-        argv = [*self._context.runner, "pull", "--models", str(self._context.home.models), "--request", "-"]
+        argv = [*self._context.runner, self._command, "--models", str(self._context.home.models), "--request", "-"]
         ends: list[Event] = []
         try:
             command = Command(self._name, argv, stdin=request)
             self._process = await spawn(command, self._context.home.logs, lambda event: self._event(event, ends))
             code = await self._process.wait()
         except OSError as error:
-            ends, code = [_failure("CacheUnusable", f"cannot run the puller: {error.strerror}")], 1
-        end = ends[-1] if ends else _failure("PullerCrashed", f"the puller ended with status {code}; see its log")
+            ends, code = [_failure("CacheUnusable", f"cannot run paddock-runner {self._command}: {error.strerror}")], 1
+        end = ends[-1] if ends else _failure("PullerCrashed", f"{self._command} ended with status {code}; see its log")
         return self._finish(end)
 
     def _finish(self, end: Event) -> bool:
