@@ -119,7 +119,7 @@ def test_a_puller_pod_is_the_contracts() -> None:
     spec = job["spec"]["template"]["spec"]
     puller = spec["containers"][0]
     assert puller["args"][:5] == ["pull", "--models", "/models", "--request", "env:PADDOCK_PULL_REQUEST"]
-    assert puller["args"][5:] == ["--termination-message", "/dev/termination-log"]
+    assert puller["args"][5:] == ["--pin-only", "--termination-message", "/dev/termination-log"]
     assert puller["env"][1] == {"name": "PADDOCK_ALLOW_INSECURE_HOSTS", "value": "registry:5000,other"}
     assert (puller["image"], puller["imagePullPolicy"]) == ("g:1", "Always")
     assert spec["imagePullSecrets"] == [{"name": "hub"}]

@@ -41,7 +41,8 @@ def puller_pod(seen: ModelSeen, model: Model, request: str, node: str) -> dict[s
     volumes = [cache_volume(seen.settings.cache.claim_name, read_only=False)]
     mounts = [cache_mount(CACHE_PATH, read_only=False)]
     env = [(REQUESTS[PULLER], request), *network_variables(sources)]
-    args = ["pull", "--models", CACHE_PATH, "--request", f"env:{REQUESTS[PULLER]}", *_MESSAGE]
+    # no name of a registry: it would count as somebody's own, and keep the bytes of a deleted Model
+    args = ["pull", "--models", CACHE_PATH, "--request", f"env:{REQUESTS[PULLER]}", "--pin-only", *_MESSAGE]
     if secret := secret_name(model.spec.source):
         volumes.append({"name": "credentials", "secret": {"secretName": secret, "defaultMode": 0o440}})
         mounts.append({"name": "credentials", "mountPath": CREDENTIALS, "readOnly": True})
