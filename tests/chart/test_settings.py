@@ -45,6 +45,25 @@ def test_lists_of_objects_keep_their_defaults() -> None:
         ({"healthPort": 70000}, "healthPort must be a port, 1 to 65535, not 70000"),
         ({"apiServer": {"ports": [443, 0]}}, "apiServer.ports[1] must be a port"),
         ({"sources": {"allow": [{"host": "a"}]}}, "sources.allow[0].cidr is required"),
+        ({"sources": {"connections": 65}}, "sources.connections must be at most 64, not 65"),
+        ({"sources": {"rate": "fast"}}, "sources.rate: must be bytes per second such as 50M, not 'fast'"),
+        ({"sources": {"caConfigMap": "Big"}}, "sources.caConfigMap: must be the name of a ConfigMap, not 'Big'"),
+        ({"sources": {"mirrors": [{"host": "a"}]}}, "sources.mirrors[0].url is required"),
+        (
+            {"sources": {"mirrors": [{"host": "a", "url": "ftp://m"}]}},
+            "sources.mirrors[0].url: must be http(s)://host[:port][/path] without user",
+        ),
+        (
+            {"sources": {"mirrors": [{"host": "a", "url": "http://m:5000"}]}},
+            "sources.mirrors[0].cidr is required for another port than 443",
+        ),
+        (
+            {"sources": {"proxy": {"https": "http://u:p@proxy:3128", "cidr": "10.0.0.0/8"}}},
+            "sources.proxy.https: must be http(s)://host[:port][/path] without user",
+        ),
+        ({"sources": {"proxy": {"https": "http://proxy:3128"}}}, "sources.proxy.cidr is required"),
+        ({"sources": {"proxy": {"noProxy": ["a b"]}}}, "sources.proxy.noProxy[0]: must be a host"),
+        ({"sources": {"huggingFaceEndpoint": "hub"}}, "sources.huggingFaceEndpoint: must be http(s)://host"),
         (
             {"sources": {"allow": [{"host": "a", "cidr": "10.0.0.0/8", "ports": 1}]}},
             "sources.allow[0].ports is not a setting; did you mean sources.allow[0].port?",

@@ -23,6 +23,7 @@ from tests.plan.world import (
     snapshot,
 )
 
+from paddock_operator.core.bases import Base
 from paddock_operator.core.identity import source_hash
 from paddock_operator.core.observed import GatewayObserved, PullObserved, RunnerObserved
 from paddock_operator.core.plan import plan_endpoint, plan_model
@@ -37,6 +38,8 @@ sources: st.SearchStrategy[dict[str, Any]] = st.sampled_from(
         {"ollama": {"name": "smollm2:135m", "digest": A}},
         {"ollama": {"name": "other"}, "resolve": "2"},
         {"http": {"url": "https://h/m.gguf", "sha256": "0" * 64}},
+        {"huggingFace": {"repo": "a/b"}},
+        {"model": {"name": "base"}},
     ]
 )
 extras: st.SearchStrategy[dict[str, Any]] = st.fixed_dictionaries(
@@ -48,6 +51,7 @@ extras: st.SearchStrategy[dict[str, Any]] = st.fixed_dictionaries(
         "rollout": st.sampled_from([{"rollback": "Disabled"}, {"drainSeconds": 1}]),
         "license": st.sampled_from(["MIT", "Apache-2.0\nlong text"]),
         "updatePolicy": st.just({"type": "Pinned"}),
+        "quantization": st.sampled_from(["Q8_0", "Q4_1", "IQ1_S"]),
     },
 )
 runners = st.builds(
@@ -60,12 +64,15 @@ runners = st.builds(
 )
 
 
+bases = st.sampled_from([Base(A), Base(B), Base("", "ModelNotReady", "no"), Base("", "InvalidSpec", "circle", True)])
+
+
 @st.composite
 def models(draw: st.DrawFn) -> Model:
     spec = draw(extras)
     tracked = draw(st.booleans()) and "updatePolicy" not in spec
     source = draw(sources)
-    if tracked and "http" not in source and "digest" not in source["ollama"]:
+    if tracked and "http" not in source and "digest" not in source.get("ollama", {}):
         spec = {**spec, "updatePolicy": {"type": "Track", "interval": "1m"}}
     return make_model(draw(st.integers(1, 2)), source=source, **spec)
 
@@ -73,7 +80,7 @@ def models(draw: st.DrawFn) -> Model:
 @st.composite
 def pulls(draw: st.DrawFn, keys: list[str]) -> PullObserved:
     name = draw(st.sampled_from([*keys, "stale"]))
-    done = pulled(name, draw(st.sampled_from([A, B])))
+    done = pulled(name, draw(st.sampled_from([A, B])), quantization=draw(st.sampled_from(["Q4_1", "F16", "Q8_0"])))
     running = PullObserved("running", name, completed=draw(st.integers(0, 200)), total=100)
     broken = failed(name, draw(st.sampled_from(["NotFound", "NetworkError", "Odd"])), retryable=draw(st.booleans()))
     return draw(st.sampled_from([PullObserved(), done, running, broken]))
@@ -85,13 +92,16 @@ def test_a_plan_on_its_own_status_changes_nothing(schemas: Schemas, data: st.Dat
     status: Any = {}
     for now in (T0, T1, "2026-01-01T00:03:00Z"):
         model = data.draw(models())
-        key_now = plan_model(observe(model, status=status, now=now)).pull_key
-        pull = data.draw(pulls([source_hash(model.spec.source), key_now]))
-        runner = data.draw(runners)
-        planned = plan_model(observe(model, status=status, pull=pull, runner=runner, now=now)).serve
+        base = data.draw(bases) if model.spec.source.model else None
+        platform = data.draw(st.sampled_from(["local", "cluster"]))
+        seen = {"now": now, "base": base, "platform": platform}
+        key_now = plan_model(observe(model, status=status, **seen)).pull_key
+        seen |= {"pull": data.draw(pulls([source_hash(model.spec.source, model.spec.quantization), key_now]))}
+        seen |= {"convert": data.draw(pulls([plan_model(observe(model, status=status, **seen)).convert_key]))}
+        seen |= {"runner": data.draw(runners)}
+        planned = plan_model(observe(model, status=status, **seen)).serve
         if planned and data.draw(st.booleans()):
-            runner = ready(planned)
-        seen = {"pull": pull, "runner": runner, "now": now}
+            seen |= {"runner": ready(planned)}
         # a key may move on when a pull ends, and a proof may end a proving runner: two rounds reach the fixed point
         for _ in range(3):
             before = status
@@ -105,7 +115,7 @@ def test_a_plan_on_its_own_status_changes_nothing(schemas: Schemas, data: st.Dat
 @HEALTH
 @given(steps=st.lists(st.tuples(models(), st.sampled_from([[A], [B]]), st.sampled_from([set(), {A}, {B}])), max_size=5))
 def test_a_machine_always_comes_to_rest(steps: list[tuple[Model, list[str], set[str]]]) -> None:
-    machine = Machine(make_model())
+    machine = Machine(make_model(), base=Base(A), quantization="F16")
     for generation, (model, digests, broken) in enumerate(steps, 1):
         machine.model = Model(model.ref, generation, model.spec)
         machine.digests, machine.broken = digests, broken

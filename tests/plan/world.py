@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from paddock_operator.core.bases import Base
 from paddock_operator.core.identity import config_hash
 from paddock_operator.core.observed import (
     EndpointObserved,
@@ -22,7 +23,7 @@ from paddock_operator.core.observed import (
 from paddock_operator.core.plan import ModelPlan, plan_model
 from paddock_operator.core.resources import Endpoint, KeyRecord, Model, parse
 
-A, B = "sha256:" + "a" * 64, "sha256:" + "b" * 64
+A, B, C = "sha256:" + "a" * 64, "sha256:" + "b" * 64, "sha256:" + "e" * 64
 T0, T1 = "2026-01-01T00:00:00Z", "2026-01-01T00:01:00Z"
 DETAILS = {
     "format": "gguf", "family": "llama", "parameterSize": "135M", "quantization": "Q4_1", "architecture": "llama",
@@ -100,7 +101,10 @@ def condition(status: Mapping[str, Any], kind: str) -> tuple[str, str]:
 
 @dataclass
 class Machine:
-    """What persists (status) and what is seen (pull, runner). Names resolve to `digests`; those in `broken` crash."""
+    """What persists (status) and what is seen (pull, conversion, runner). Names resolve to `digests`; those in `broken`
+    crash. `quantization` is that of everything pulled, C what conversions make; `base` is the Model of source.model.
+    `lost`: the cache holds nothing of what was pulled before. `asked`: the requests, in order.
+    """
 
     model: Model
     digests: list[str] = field(default_factory=lambda: [A])
@@ -110,31 +114,55 @@ class Machine:
     status: Mapping[str, Any] = field(default_factory=dict)
     pull: PullObserved = field(default_factory=PullObserved)
     runner: RunnerObserved = field(default_factory=RunnerObserved)
+    convert: PullObserved = field(default_factory=PullObserved)
+    base: Base | None = None
+    quantization: str = "Q4_1"
+    lost: bool = False
+    asked: list[Mapping[str, Any]] = field(default_factory=list)
 
     def step(self) -> ModelPlan:
-        plan = plan_model(observe(self.model, status=self.status, pull=self.pull, runner=self.runner, now=self.now))
+        seen = {"pull": self.pull, "runner": self.runner, "convert": self.convert, "base": self.base}
+        plan = plan_model(observe(self.model, status=self.status, now=self.now, **seen))
         self.status = plan.status
         self._do_pull(plan)
+        self._do_convert(plan)
         self._do_serve(plan)
         return plan
 
     def settle(self) -> ModelPlan:
         """Steps until nothing changes; fails if that takes more than 20."""
         for _ in range(20):
-            before = (self.status, self.pull, self.runner)
+            before = (self.status, self.pull, self.convert, self.runner)
             plan = self.step()
-            if (self.status, self.pull, self.runner) == before:
+            if (self.status, self.pull, self.convert, self.runner) == before:
                 return plan
         raise AssertionError(f"no fixed point: {self.status}")
+
+    def restart(self) -> None:
+        """Another process goes on from the status."""
+        self.pull, self.convert, self.runner = PullObserved(), PullObserved(), RunnerObserved()
+
+    def _do_convert(self, plan: ModelPlan) -> None:
+        if plan.convert is None:
+            self.convert = self.convert if self.convert.state == "succeeded" else PullObserved()
+        elif self.lost:
+            self.convert = failed(plan.convert_key, "NotFound")
+        elif self.convert.source_hash != plan.convert_key or self.convert.state == "failed":
+            self.asked.append(plan.convert)
+            made = replace(result(C, quantization=plan.convert["type"]), name="converted.paddock.dev/sha256/x:latest")
+            self.convert = PullObserved("succeeded", plan.convert_key, result=made, attempts=1)
 
     def _do_pull(self, plan: ModelPlan) -> None:
         if plan.pull is None:
             return
+        self.lost = False
         if self.pull.source_hash != plan.pull_key or (self.error is None and self.pull.state == "failed"):
             if self.error:
                 self.pull = failed(plan.pull_key, self.error[0], retryable=self.error[1])
             else:
-                self.pull = pulled(plan.pull_key, plan.pull["digest"] or self.digests[0])
+                self.asked.append(plan.pull)
+                digest = plan.pull["digest"] or self.digests[0]
+                self.pull = pulled(plan.pull_key, digest, quantization=self.quantization)
 
     def _do_serve(self, plan: ModelPlan) -> None:
         if plan.serve is None:

@@ -34,6 +34,7 @@ class World:
     credentials: tuple[tuple[str, str], ...] = (("default/main", "d" * 64),)
     settings: Settings = field(default_factory=lambda: Settings(images=Images("gateway:1", "runner:1")))
     may_roll: bool = True
+    others: dict[str, Document] = field(default_factory=dict)
     clock: float = 0
     writes: int = 0
 
@@ -49,6 +50,7 @@ class World:
             now=kube.at(self.clock),
             settings=self.settings,
             may_roll=self.may_roll,
+            others=self.others,
         )
 
     def plan(self) -> ClusterPlan:
