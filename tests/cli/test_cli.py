@@ -130,13 +130,6 @@ def test_the_operator_program_needs_its_settings(capsys: pytest.CaptureFixture[s
     assert "required: --config" in capsys.readouterr().err
 
 
-def test_pull_says_what_works_instead(paddock: Callable[..., Ran]) -> None:
-    ran = paddock("pull", "llama3")
-    assert ran.code == 1
-    assert ran.err.count("\n") == 1
-    assert "not part of this version" in ran.err
-
-
 # Keys
 
 

@@ -6,7 +6,10 @@ Called by `app`. Functions are named, not imported, so that `paddock list` does 
 from __future__ import annotations
 
 import argparse
+import functools
 from typing import Any
+
+from paddock_operator.cli.parser_store import add_store
 
 DEFAULT_LISTEN = "127.0.0.1:11434"
 
@@ -88,28 +91,7 @@ def _objects(verbs: _Verbs, common: argparse.ArgumentParser) -> None:
 
 
 def _store(verbs: _Verbs, common: argparse.ArgumentParser) -> None:
-    create = _verb(verbs, common, "create", "store:create", "make a model in the cache from a Modelfile")
-    create.add_argument("name")
-    create.add_argument("-f", "--file", default="Modelfile", metavar="MODELFILE", help="default ./Modelfile")
-    _verb(verbs, common, "list", "store:list_models", "list the models of the cache", aliases=["ls"])
-    show = _verb(verbs, common, "show", "store:show", "show a model of the cache")
-    show.add_argument("name")
-    show.add_argument(
-        "--memory", dest="verb", action="store_const", const="fit:show", help="what it needs to be served"
-    )
-    fit = _verb(verbs, common, "fit", "fit:fit", "say which models of the cache fit into this machine's free memory")
-    fit.add_argument("names", nargs="*", metavar="name", help="default: all")
-    for parser in (show, fit):
-        parser.add_argument("--context", type=int, metavar="N", help="tokens of each sequence; default: up to 4096")
-        parser.add_argument("--slots", type=int, metavar="N", help="sequences at once; default 4")
-        parser.add_argument("--kv-type", metavar="TYPE", help="of keys and values; default f16")
-        parser.add_argument("-o", "--output", choices=["json"], help="with --memory" if parser is show else None)
-    remove = _verb(verbs, common, "rm", "store:remove", "remove models from the cache")
-    remove.add_argument("names", nargs="+", metavar="name")
-    copy = _verb(verbs, common, "cp", "store:copy", "give a model of the cache another name")
-    copy.add_argument("source")
-    copy.add_argument("destination")
-    _verb(verbs, common, "pull", "store:pull", "pull a model from a registry").add_argument("name")
+    add_store(functools.partial(_verb, verbs, common))
 
 
 def _talk(verbs: _Verbs, common: argparse.ArgumentParser) -> None:

@@ -10,6 +10,7 @@ import argparse
 import contextlib
 import json
 import os
+import signal
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -29,6 +30,7 @@ from paddock_runner.store.model import LayerProgress
 from paddock_runner.store.store import Store
 
 EXIT_FAILED = 1
+EXIT_TERMINATED = 128 + signal.SIGTERM
 PROGRESS_SECONDS = 1.0
 STANDARD = "-"
 
@@ -42,6 +44,8 @@ def export_main(argv: Sequence[str]) -> int:
     parser.add_argument("names", nargs="+", metavar="NAME")
     parser.add_argument("-o", "--output", required=True, metavar="FILE.tar|-")
     arguments = parser.parse_args(argv)
+    # The default action would leave half a file behind.
+    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(EXIT_TERMINATED))
     say = _saying(sys.stderr if arguments.output == STANDARD else sys.stdout)
     return _run(lambda: _export(arguments, say), say)
 

@@ -32,6 +32,7 @@ EXIT_FAILED = 1
 EXIT_RETRY = 75
 PROGRESS_SECONDS = 0.1
 OCI = "oci:"
+_PARTS_OF_A_NAME = 3
 
 
 def main(argv: Sequence[str]) -> int:
@@ -86,14 +87,22 @@ class Progress:
 async def _push(arguments: argparse.Namespace) -> None:
     name, store = ModelName.parse(arguments.name.removeprefix("http://")), Store(arguments.models)
     wanted, progress = arguments.target or arguments.name, Progress()
-    if wanted.startswith(OCI):
-        await _push_artifact(arguments, store, name, wanted.removeprefix(OCI), progress)
+    if (reference := _artifact(wanted)) is not None:
+        await _push_artifact(arguments, store, name, reference, progress)
         return
     target = Reference.parse(wanted)
     if arguments.insecure:
         target = replace(target, scheme="http")
     async with _transport(arguments, target.name.host, target.origin) as transport:
         await push_ollama.push(store, name, target, transport, progress)
+
+
+def _artifact(wanted: str) -> str | None:
+    """The reference of an OCI artifact: what is called one, or has more parts than a model's name."""
+    if wanted.startswith(OCI):
+        return wanted.removeprefix(OCI).removeprefix("//")
+    parts = wanted.removeprefix("http://").removeprefix("https://").split("/")
+    return wanted if len(parts) > _PARTS_OF_A_NAME else None
 
 
 async def _push_artifact(
@@ -112,7 +121,8 @@ async def _push_artifact(
 
 
 def _transport(arguments: argparse.Namespace, host: str, origin: str) -> Transport:
-    network = Network.from_environment(os.environ)
+    # What a mirror has says nothing about the registry that is pushed to.
+    network = replace(Network.from_environment(os.environ), mirrors={})
     if arguments.insecure:
         # Who says so has listed the host by hand.
         network = replace(network, rules=HostRules(network.rules.listed | {host.lower()}))
