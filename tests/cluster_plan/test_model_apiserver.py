@@ -11,6 +11,7 @@ from tests.support.kube_objects import Document
 from tests.support.kube_world import A, World
 
 from paddock_operator.core.cluster.settings import Cache, Settings
+from paddock_operator.core.cluster.source_settings import Sources
 
 APIS = {
     "Job": "apis/batch/v1",
@@ -81,6 +82,45 @@ def test_a_pull_on_a_node_on_a_real_server(apiserver: ApiServer, namespace: str)
     status, stored = apiserver.api.request("PATCH", _path(job, namespace), job, "application/apply-patch+yaml")
     assert status == 201, stored
     assert kube.covers(stored, job)
+
+
+SOURCES = [
+    {"claim": {"claimName": "weights", "path": "m.gguf"}},
+    {"huggingFace": {"repo": "a/b", "secretRef": {"name": "token"}}},
+]
+
+
+@pytest.mark.parametrize("source", SOURCES, ids=["claim", "huggingFace"])
+def test_a_conversion_on_a_real_server(apiserver: ApiServer, namespace: str, source: Document) -> None:
+    """Both Jobs, and the status between and after them, are taken and kept as planned."""
+    document = kube.model_document("q", namespace, source=source, quantization="Q8_0")
+    document["metadata"] = {"name": "q", "namespace": namespace}
+    path = f"/apis/paddock.dev/v1alpha1/namespaces/{namespace}/models/q"
+    status, model = apiserver.api.request("PATCH", f"{path}?{STRICT}", document, "application/apply-patch+yaml")
+    assert status == 201, model
+    settings = Settings(sources=Sources(ca_config_map="authorities", rate="1M"))
+    world = World(model=model, settings=settings)
+    made = [item for item in world.step().apply if item["kind"] == "Job"]
+    world.pull(A, quantization="F16", vocabSize=262144, embeddingLength=5376)
+    between = world.status()
+    made.append(_converter(world))
+    world.pull("sha256:" + "e" * 64, quantization="Q8_0")
+    for item in made:
+        body = {name: value for name, value in item.items() if name != "status"}
+        body["metadata"] = {key: body["metadata"][key] for key in ("name", "namespace", "labels", "annotations")}
+        status, stored = apiserver.api.request("PATCH", _path(body, namespace), body, "application/apply-patch+yaml")
+        assert status == 201, stored
+        assert kube.covers(stored, body)
+    for told in (between, world.status()):
+        body = {"apiVersion": model["apiVersion"], "kind": "Model", "metadata": {"name": "q"}, "status": told}
+        answer = apiserver.api.request("PATCH", f"{path}/status?{STRICT}", body, "application/apply-patch+yaml")
+        assert answer[0] == 200, answer
+        assert answer[1]["status"] == told
+
+
+def _converter(world: World) -> Document:
+    jobs = (item for (kind, _), item in world.children.items() if kind == "Job")
+    return next(job for job in jobs if job["metadata"]["labels"]["paddock.dev/component"] == "converter")
 
 
 def test_a_status_on_a_real_server(apiserver: ApiServer, namespace: str) -> None:

@@ -299,6 +299,22 @@ def test_rings_of_a_pod_lead_to_its_model_and_of_a_key_to_the_endpoints() -> Non
     assert rung == [Ref("Endpoint", "default", "chat")]
 
 
+def test_a_new_digest_or_spec_rings_the_variants() -> None:
+    rung: list[Ref] = []
+    variant = {"metadata": {"name": "v", "namespace": "default"}, "spec": {"source": {"model": {"name": "base"}}}}
+    plain = {"metadata": {"name": "p", "namespace": "default"}, "spec": {"source": {"ollama": {"name": "x"}}}}
+    rings = Rings(lambda key, _: rung.append(key), lambda *_: (variant, plain), lambda *_: None, lambda _: None)
+    before = {"metadata": {"name": "base", "namespace": "default", "generation": 1}}
+    pinned = {**before, "status": {"resolved": {"digest": "sha256:a", "sourceHash": "h"}}}
+    edited = {**pinned, "metadata": {**pinned["metadata"], "generation": 2}}
+    follower = Ref("Model", "default", "v")
+    for old, new, rings_it in ((before, pinned, True), (pinned, pinned, False), (pinned, edited, True)):
+        rung.clear()
+        rings.changed(MODEL, old, new, True)
+        assert (follower in rung) is rings_it
+        assert Ref("Model", "default", "p") not in rung
+
+
 def test_a_store_keeps_indexes_right_when_owners_change() -> None:
     store = Store(DEPLOYMENT, lambda *_: None)
     for version, owner in (("1", "x"), ("2", "y")):
