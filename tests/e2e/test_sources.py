@@ -117,7 +117,7 @@ def test_an_artifact_whose_tag_moves(up: Start, folder: Path, tmp_path: Path, mo
     with docker_registry(tmp_path / "registry") as registry:
         monkeypatch.setenv("PADDOCK_ALLOW_INSECURE_HOSTS", registry.host)
         was = push(registry, "1", make_gguf(tmp_path / "1.gguf", seed=1).read_bytes())
-        source = {"oci": {"reference": f"{registry.host}/acme/tiny:1"}}
+        source = {"oci": {"reference": registry.reference("acme/tiny:1")}}
         write(folder, sourced("art", source), endpoint("main", "art"))
         running = up("--models", str(tmp_path / "models")).ready(60)
         until_sync(lambda: answers(running, "art"), 20)
@@ -132,17 +132,17 @@ def test_an_artifact_whose_tag_moves(up: Start, folder: Path, tmp_path: Path, mo
         assert running.stop() == 0
 
 
-def test_what_cannot_be_converted_is_said(up: Start, folder: Path, tmp_path: Path, cache: Path) -> None:
-    write(folder, sourced("round", {"ollama": {"name": "tiny"}}, quantization="Q8_0"))
-    running = up("--models", str(cache))
-    until_sync(lambda: is_ready(tmp_path, "round"), 60)
-    made = resolved(tmp_path, "round")
-    running.stop()
-    copied = cli(tmp_path / "home", "cp", made["digest"], "rounded", "--models", str(cache))
-    assert copied.returncode == 0, copied.stderr
-    write(folder, sourced("again", {"ollama": {"name": "rounded"}}, quantization="Q4_0"))
-    up("--models", str(cache))
+def test_what_cannot_be_converted_is_said(up: Start, folder: Path, tmp_path: Path, tiny_gguf: Path) -> None:
+    modelfile = tmp_path / "Modelfile"
+    modelfile.write_text(f"FROM {tiny_gguf}\n")
+    made = cli(tmp_path / "home", "create", "rounded", "-q", "q8_0", "-f", str(modelfile))
+    assert made.returncode == 0, made.stderr
+    same = sourced("same", {"ollama": {"name": "rounded"}}, quantization="Q8_0")
+    write(folder, same, sourced("again", {"ollama": {"name": "rounded"}}, quantization="Q4_0"))
+    up("--models", str(tmp_path / "home" / "models"))
     until_sync(lambda: find(status_of(tmp_path, "again"), "Stalled").get("status") == "True", 30)
     told = find(status_of(tmp_path, "again"), "Stalled")
     assert told["reason"] == "InvalidModel"
     assert "a model of Q8_0 cannot become Q4_0" in told["message"]
+    until_sync(lambda: is_ready(tmp_path, "same"), 30)
+    assert "sourceDigest" not in resolved(tmp_path, "same"), "it is of that type already"
