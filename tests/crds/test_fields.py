@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+import yaml
 from tests.crds.conftest import ROOT
 from tests.crds.manifests import HEX, HTTP, endpoint, model, source
 from tests.crds.walk import nodes, schema_of
@@ -119,6 +120,15 @@ def test_all_that_is_refused_is_named_at_once() -> None:
 )
 def test_what_is_honoured_or_ignored_is_no_error(document: dict[str, Any]) -> None:
     assert local_problems(document) == ()
+
+
+def test_there_is_an_example_of_every_source(schemas: Schemas) -> None:
+    files = sorted((ROOT / "examples" / "sources").glob("*.yaml"))
+    documents = [document for file in files for document in yaml.safe_load_all(file.read_text())]
+    assert [problems(document, schemas) for document in documents] == [()] * len(documents)
+    assert [unsupported("Model", document["spec"]) for document in documents] == [""] * len(documents)
+    shown = {kind for document in documents for kind in document["spec"]["source"]}
+    assert shown == {"ollama", "huggingFace", "oci", "http", "claim", "model"}
 
 
 def test_ignored_fields_are_named() -> None:
