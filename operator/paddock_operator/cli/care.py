@@ -15,7 +15,7 @@ from paddock_operator.cli.child import Call, Reply, one, run
 from paddock_operator.cli.errors import BAD_USAGE, CliError
 from paddock_operator.cli.home import home_of
 from paddock_operator.cli.progress import Bars
-from paddock_operator.cli.store import is_json, models_of_cache, nothing, short
+from paddock_operator.cli.store import is_hidden, is_json, models_of_cache, nothing, short
 from paddock_operator.cli.text import size, table
 from paddock_operator.executors.local.home import Home, owner
 from paddock_operator.executors.local.plain import safe
@@ -104,7 +104,8 @@ def _live(home: Home) -> set[str]:
 
     A Model that `up` serves is named in its state by digest: what it runs, what it ran before, what it demands.
     """
-    found = {f"sha256:{str(model['digest']).removeprefix('sha256:')}" for model in models_of_cache(home)}
+    named = (model for model in models_of_cache(home) if not is_hidden(model))
+    found = {f"sha256:{str(model['digest']).removeprefix('sha256:')}" for model in named}
     for path in _documents(home):
         with contextlib.suppress(FileNotFoundError):
             found.update(word.decode() for word in _DIGEST.findall(path.read_bytes()))

@@ -69,6 +69,9 @@ def run(call: Call, show: Show) -> int:
             code = child.wait()
         except KeyboardInterrupt:
             _end(child)
+            if call.raw and child.stdout is not None:
+                # What it had to say about its end.
+                sys.stdout.write(child.stdout.read().decode(errors="replace"))
             if not call.interrupted:
                 raise
             raise CliError(f"interrupted; {call.interrupted}", INTERRUPTED) from None

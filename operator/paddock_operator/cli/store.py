@@ -15,6 +15,9 @@ from paddock_operator.cli.text import ago, size, table
 from paddock_operator.executors.local import state
 from paddock_operator.executors.local.home import Home, owner
 
+OWN_DOMAIN = ".paddock.dev"
+"""Below it are the hosts of names that no registry has."""
+
 
 def is_json(arguments: argparse.Namespace) -> bool:
     """Whether the runner's own lines are wanted."""
@@ -47,9 +50,9 @@ def create(arguments: argparse.Namespace) -> int:
 
 
 def list_models(arguments: argparse.Namespace) -> int:
-    """Print the models of the cache, the newest first."""
+    """Print the models of the cache, the newest first; without the names that Paddock wrote for itself."""
     call = Call(home_of(arguments), "store list", (), raw=is_json(arguments))
-    models = one(call).get("models") or []
+    models = [item for item in one(call).get("models") or [] if not is_hidden(item)]
     if call.raw:
         return 0
     now = datetime.now(UTC)
@@ -58,6 +61,12 @@ def list_models(arguments: argparse.Namespace) -> int:
     ]
     table(("NAME", "ID", "SIZE", "MODIFIED"), rows)
     return 0
+
+
+def is_hidden(model: Reply) -> bool:
+    """Whether nobody gave a model its name: a file fetched by URL, a converted model (`http.paddock.dev/…`)."""
+    host = str(model["name"]).lower().partition("/")[0]
+    return host.endswith(OWN_DOMAIN)
 
 
 def models_of_cache(home: Home) -> list[Reply]:
