@@ -6,6 +6,7 @@ import json
 import os
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import urllib.request
@@ -418,4 +419,10 @@ def test_the_mirror_serves_and_ends_cleanly(command: Command, tiny: str) -> None
 def test_mirrors_that_cannot_be(command: Command, tiny: str, tmp_path: Path) -> None:
     assert command("serve-blobs", "--home", str(tmp_path / "none")).code == 2
     done = cli(command.home.root, "serve-blobs", "--listen", "nonsense")
-    assert done.returncode == 2
+    assert (done.returncode, done.stdout) == (2, "")
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        address = f"127.0.0.1:{taken.getsockname()[1]}"
+        done = cli(command.home.root, "serve-blobs", "--listen", address)
+    assert (done.returncode, done.stdout) == (4, "")
+    assert "the address is in use" in done.stderr
+    assert done.stderr.count("\n") == 1

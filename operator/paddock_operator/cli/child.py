@@ -58,7 +58,7 @@ class Call:
 
 
 def run(call: Call, show: Show) -> int:
-    """Run it, showing each line; returns 0, or 1 if lines told of problems.
+    """Run it, showing each line; returns 0, 1 if lines told of problems, or the code of a child that logs to stderr.
 
     Raises RunnerError with the child's own last error and what to do, CliError (130) after Ctrl-C.
     """
@@ -161,6 +161,9 @@ def _judged(call: Call, last: Reply, code: int, logs: IO[bytes]) -> int:
         )
     if code == 0 or last.get("status") in _UNWELL:
         return min(code, FAILED)
+    if call.logs_out and code > 0:
+        # Its own words stand on stderr already.
+        return code
     how = f"was ended by signal {-code}" if code < 0 else f"ended with status {code}"
     raise RunnerError(
         _last_line(logs) or f"paddock-runner {call.command} {how}", BAD_USAGE if code == BAD_USAGE else FAILED
