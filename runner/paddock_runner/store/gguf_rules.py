@@ -1,4 +1,5 @@
-"""Tables of what the pinned llama.cpp asserts for single architectures, as data of `gguf_parameters`.
+"""Tables of what the pinned llama.cpp asserts for single architectures, as data of `gguf_parameters` and
+`gguf_architectures`.
 
 A model outside these rules ends the engine by SIGABRT or SIGFPE, at load or when its graph is built, instead of an
 error. Whoever updates llama.cpp looks through them; `tests/store/test_gguf_llama.py` tries the common ones on the real
@@ -49,7 +50,13 @@ FULL_ROTATION = frozenset(_FULL_ROTATION_NAMES.split())
 # The rotation is divided by the sum of its sections.
 SECTIONED = frozenset({"qwen2vl", "paddleocr", "qwen3vl", "qwen3vlmoe", "qwen35", "qwen35moe", "qwen4exp", "qwen3tts"})
 MAYBE_SECTIONED = frozenset({"glm4", "glm4moe", "hunyuan_vl", "bailingmoe3", "dflash"})
-PARTLY_ROTATED = frozenset({"deepseek2", "deepseek2-ocr", "mistral4", "hy_v4"})
+
+# Layers with attention and layers with a state: the latter have no key heads, or are all but each n-th.
+_MIXED_BY_HEADS_NAMES = """
+    jamba plamo2 granitehybrid lfm2 lfm2moe nemotron_h nemotron_h_moe kimi-linear kimi-k3 bailingmoe3 glm5-next
+"""
+MIXED_BY_HEADS = frozenset(_MIXED_BY_HEADS_NAMES.split())
+MIXED_BY_INTERVAL = frozenset({"minimax-01", "qwen3next", "qwen35", "qwen35moe", "qwen4exp"})
 
 ONE_EXPERT_IS_NONE = frozenset({"hunyuan_vl", "hunyuan-dense"})
 EXPERTS_PER_LAYER = frozenset({"nemotron_h", "nemotron_h_moe"})

@@ -11,7 +11,6 @@ import sys
 from collections.abc import Iterable
 
 from paddock_runner.store.errors import InvalidGGUFError
-from paddock_runner.store.gguf_parameters import number
 from paddock_runner.store.gguf_reader import CHARSMAP_KEY, TOKENS_KEY, TYPES_KEY, Entry, RawHeader
 from paddock_runner.store.gguf_tables import (
     BOOL,
@@ -27,6 +26,7 @@ from paddock_runner.store.gguf_tables import (
     UINT32,
     TokenizerDefaults,
 )
+from paddock_runner.store.gguf_values import number
 
 MAX_MERGES = 4 << 20
 # Tries are built by recursion, one stack frame per byte.
