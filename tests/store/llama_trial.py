@@ -17,6 +17,8 @@ from typing import Any
 import llama_cpp as llama
 
 MEMORY = 2 << 30
+ABSURD = 1 << 20
+"""KiB that no file of less than 1 MiB may need."""
 SECONDS = 8
 TEXT = "<s>Hello a\n\t \x01 \u00e9\u6c34\U0001f600\ufffd \u2581 </s> 0123".encode()
 
@@ -53,7 +55,7 @@ def load(path: str, vocabulary_only: bool) -> str:
 
 
 def limited(path: str, vocabulary_only: bool) -> str:
-    """What happened in a fork: a word, `signal NAME`, or `hang`."""
+    """What happened in a fork: a word, `signal NAME`, `memory N MiB` or `hang`."""
     reader, writer = os.pipe()
     child = os.fork()
     if child == 0:
@@ -70,7 +72,9 @@ def limited(path: str, vocabulary_only: bool) -> str:
     os.close(writer)
     with os.fdopen(reader, "rb") as stream:
         said = stream.read().decode()
-    status = os.waitpid(child, 0)[1]
+    _, status, usage = os.wait4(child, 0)
+    if usage.ru_maxrss > ABSURD:
+        return f"memory {usage.ru_maxrss >> 10} MiB"
     if os.WIFSIGNALED(status):
         number = signal.Signals(os.WTERMSIG(status))
         return "hang" if number in (signal.SIGALRM, signal.SIGKILL, signal.SIGXCPU) else f"signal {number.name}"

@@ -97,7 +97,7 @@ def _check_mixture(own: Parameters, layers: int, kv_heads: tuple[int, ...]) -> N
 def _check_cycles(own: Parameters, width: int) -> None:
     stack, high, low = (own.plain(f"hrm.{name}") or 0 for name in ("layers_per_stack", "h_cycles", "l_cycles"))
     blocks = own.plain("block_count")
-    if stack * high * (low + 1) - (own.plain("nextn_predict_layers") or 0) != blocks:
+    if stack * high * (low + 1) + (own.plain("nextn_predict_layers") or 0) != blocks:
         raise own.refuse("block_count", f"{blocks} must be {stack} × {high} × ({low} + 1), as its hrm.* keys say")
 
 
