@@ -79,10 +79,14 @@ class Pull:
 
 @contextlib.contextmanager
 def child(
-    store: Path, url: str, digest: Digest, size: int, *, limits: dict[str, float] | None = None, connections: int = 4
+    store: Path, url: str, digest: Digest, size: int, connections: int = 4, meter: Path | None = None
 ) -> Iterator[subprocess.Popen[str]]:
-    """A process that downloads one file and prints `done`; killed at the end if it still runs."""
-    spec = {"store": str(store), "url": url, "digest": digest.hex, "size": size, "limits": limits or {}}
+    """A process that downloads one file and prints `done`; killed at the end if it still runs.
+
+    It counts what it takes in the file `meter`, as `tests.support.download_child` says.
+    """
+    place = meter or store.with_name(f"{store.name}.meter")
+    spec = {"store": str(store), "url": url, "digest": digest.hex, "size": size, "meter": str(place)}
     command = [sys.executable, "-m", "tests.support.download_child", json.dumps(spec)]
     names = os.environ | environment(url.split("/")[2], connections)
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=names) as process:

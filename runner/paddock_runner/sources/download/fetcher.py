@@ -41,12 +41,11 @@ class Fetcher:
         """
         async with self._requests.open(start, lease.end, self._partial.size) as incoming:
             self._agree(incoming, lease)
-            spool = Spool(self._partial, lease, incoming.body.start)
+            spool = Spool(self._partial, lease, incoming.body.start, self._write, patience)
             try:
-                await self._copy(incoming, lease, spool, patience)
+                await self._copy(incoming, lease, spool)
             except BaseException:
-                if spool.rescue():
-                    patience.progress()
+                await spool.rescue()
                 raise
             if spool.reached < (end := min(lease.end, incoming.body.end)):
                 raise NetworkError(f"{self._requests.host}: the connection ended after {spool.reached} of {end} bytes")
@@ -67,23 +66,22 @@ class Fetcher:
             lease.end = incoming.body.total
             self.require_space()
 
-    async def _copy(self, incoming: Incoming, lease: Lease, spool: Spool, patience: Patience) -> None:
+    async def _copy(self, incoming: Incoming, lease: Lease, spool: Spool) -> None:
         async for data in self._requests.pieces(incoming):
             self._check_total(incoming)
             spool.add(data, min(lease.end, incoming.body.end) - spool.reached)
-            if spool.count >= self._requests.limits.chunk_bytes:
-                await self._flush(spool, incoming, patience)
+            # One half is collected while the other is written: together the chunk that a kill may cost.
+            if spool.count >= self._requests.limits.chunk_bytes // 2:
+                with incoming.watched.held():
+                    await spool.flush()
             if spool.reached >= min(lease.end, incoming.body.end):
                 break
         self._check_total(incoming)
-        await self._flush(spool, incoming, patience)
+        with incoming.watched.held():
+            await spool.flush()
+            await spool.settle()
 
     def _check_total(self, incoming: Incoming) -> None:
         total, size = incoming.body.total, self._partial.size
         if total is not None and size is not None and total != size:
             raise SizeMismatchError(f"the file of {self._requests.host}", size, total)
-
-    async def _flush(self, spool: Spool, incoming: Incoming, patience: Patience) -> None:
-        with incoming.watched.held():
-            if await spool.flush(self._write):
-                patience.progress()

@@ -1,11 +1,14 @@
-"""The bytes of one connection on their way to the partial blob, by the chunk. Used by `sources.download.ranges`."""
+"""The bytes of one connection on their way to the partial blob, by the chunk. Used by `sources.download.fetcher`."""
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 from collections.abc import Awaitable, Callable, Sequence
 
 from paddock_runner.sources.download.leases import Lease
+from paddock_runner.sources.download.pace import Patience
+from paddock_runner.sources.download.threads import settled
 from paddock_runner.store.errors import StoreError
 from paddock_runner.store.partial import PartialBlob
 
@@ -17,13 +20,16 @@ Write = Callable[[int, Parts], Awaitable[None]]
 
 
 class Spool:
-    """Collects what follows byte `offset`; bytes that the partial blob has already are left out."""
+    """Collects what follows byte `offset` while what came before is written; bytes that are there are left out."""
 
-    def __init__(self, partial: PartialBlob, lease: Lease, offset: int) -> None:
+    def __init__(self, partial: PartialBlob, lease: Lease, offset: int, write: Write, patience: Patience) -> None:
         self._partial = partial
         self._lease = lease
         self._offset = offset
+        self._write = write
+        self._patience = patience
         self._parts: list[bytes | memoryview] = []
+        self._writing: asyncio.Task[None] | None = None
         self.count = 0
 
     @property
@@ -38,23 +44,32 @@ class Spool:
         self.count += len(part)
         self._lease.reached = max(self._lease.reached, self.reached)
 
-    async def flush(self, write: Write) -> int:
-        """Hand the missing ones to `write`; returns how many bytes were new."""
-        new = 0
-        for offset, parts in self._take():
-            await write(offset, parts)
-            new += sum(len(part) for part in parts)
-        self._lease.start = max(self._lease.start, self._offset)
-        return new
+    async def flush(self) -> None:
+        """Begin to write what came, once all before is written. Raises what writing that raised."""
+        await self.settle()
+        self._writing = asyncio.create_task(self._write_all(self._take()))
 
-    def rescue(self) -> int:
-        """Write what is left at once, because the connection is lost; returns how many bytes were new."""
-        new = 0
-        with contextlib.suppress(StoreError):
-            for offset, parts in self._take():
-                self._partial.write(offset, parts)
-                new += sum(len(part) for part in parts)
-        return new
+    async def settle(self) -> None:
+        """Wait until all that was flushed is written, also when cancelled: nobody else may get these bytes before."""
+        if self._writing is not None:
+            writing, self._writing = self._writing, None
+            await settled(writing)
+
+    async def _write_all(self, chunks: list[tuple[int, Parts]]) -> None:
+        for offset, parts in chunks:
+            await self._write(offset, parts)
+            self._patience.progress()
+
+    async def rescue(self) -> None:
+        """The connection is lost: write what came of it."""
+        try:
+            with contextlib.suppress(StoreError):
+                await self.settle()
+        finally:
+            with contextlib.suppress(StoreError):
+                for offset, parts in self._take():
+                    self._partial.write(offset, parts)
+                    self._patience.progress()
 
     def _take(self) -> list[tuple[int, Parts]]:
         start, end, parts = self._offset, self.reached, self._parts

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 from collections.abc import Callable
 from typing import ParamSpec, TypeVar
 
@@ -13,13 +12,19 @@ T = TypeVar("T")
 
 async def finish(function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
     """Run `function` in a thread. A cancellation waits for its end: it may hold files that the caller closes next."""
-    work = asyncio.ensure_future(asyncio.to_thread(function, *args, **kwargs))
-    try:
-        return await asyncio.shield(work)
-    except asyncio.CancelledError:
-        while not work.done():
-            with contextlib.suppress(asyncio.CancelledError):
-                await asyncio.wait([work])
+    return await settled(asyncio.ensure_future(asyncio.to_thread(function, *args, **kwargs)))
+
+
+async def settled(work: asyncio.Future[T]) -> T:
+    """The result of `work`; a cancellation is obeyed only when it has ended."""
+    cancelled: asyncio.CancelledError | None = None
+    while not work.done():
+        try:
+            await asyncio.wait([work])
+        except asyncio.CancelledError as error:
+            cancelled = error
+    if cancelled is not None:
         if not work.cancelled():
             work.exception()
-        raise
+        raise cancelled
+    return work.result()
