@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.support.file_server import FileServer, serving_file
+from tests.support.fault_server import FaultServer, serving
 from tests.support.gguf_maker import make_gguf
 from tests.support.ollama_registry import OllamaRegistry
 from tests.support.ollama_registry_http import serving_registry
@@ -93,12 +93,12 @@ def big(tmp_path_factory: pytest.TempPathFactory) -> bytes:
 
 
 @pytest.fixture
-def server(big: bytes) -> Iterator[FileServer]:
-    with serving_file(big) as state:
+def server(big: bytes) -> Iterator[FaultServer]:
+    with serving(big) as state:
         yield state
 
 
-def http(server: FileServer) -> dict[str, Any]:
+def http(server: FaultServer) -> dict[str, Any]:
     return {"source": {"http": {"url": server.url, "sha256": Digest.of(server.data).hex}}, "digest": None}
 
 
@@ -218,7 +218,7 @@ def test_a_final_error_is_a_verdict_and_exits_0(models: Path, registry: OllamaRe
 
 
 def test_an_error_that_may_pass_exits_75(models: Path) -> None:
-    with serving_file(b"") as gone:
+    with serving(b"") as gone:
         host, request = gone.host, http(gone)
     with pulling(models, request, PADDOCK_ALLOW_INSECURE_HOSTS=host) as pull:
         code, lines, _ = pull.end()
@@ -284,7 +284,7 @@ def test_speed_is_that_of_late_and_starts_anew_with_the_hash(capsys: pytest.Capt
     assert told[33]["bytesPerSecond"] == 5
 
 
-def test_sigterm_ends_a_pull_at_once_and_the_next_goes_on(models: Path, server: FileServer) -> None:
+def test_sigterm_ends_a_pull_at_once_and_the_next_goes_on(models: Path, server: FaultServer) -> None:
     server.pause_at = 2 << 20
     with pulling(models, http(server), PADDOCK_ALLOW_INSECURE_HOSTS=server.host) as pull:
         assert server.paused.wait(30)
@@ -302,7 +302,7 @@ def test_sigterm_ends_a_pull_at_once_and_the_next_goes_on(models: Path, server: 
     assert not partial.exists()
 
 
-def test_two_pullers_on_one_cache_fetch_once(models: Path, server: FileServer) -> None:
+def test_two_pullers_on_one_cache_fetch_once(models: Path, server: FaultServer) -> None:
     server.pause_at = 1 << 20
     allowed = {"PADDOCK_ALLOW_INSECURE_HOSTS": server.host}
     with pulling(models, http(server), **allowed) as first:
@@ -320,7 +320,7 @@ def test_two_pullers_on_one_cache_fetch_once(models: Path, server: FileServer) -
 
 
 @pytest.mark.parametrize("damage", ["changed", "short", "gone"])
-def test_a_source_that_can_fetch_repairs_the_cache(models: Path, server: FileServer, damage: str) -> None:
+def test_a_source_that_can_fetch_repairs_the_cache(models: Path, server: FaultServer, damage: str) -> None:
     allowed = {"PADDOCK_ALLOW_INSECURE_HOSTS": server.host}
     with pulling(models, http(server), **allowed) as pull:
         digest = pull.end()[1][-1]["result"]["digest"]
@@ -336,7 +336,7 @@ def test_a_source_that_can_fetch_repairs_the_cache(models: Path, server: FileSer
     assert server.ranges == [None, None]
 
 
-def test_another_user_of_the_group_can_read_what_a_puller_wrote(tmp_path: Path, server: FileServer) -> None:
+def test_another_user_of_the_group_can_read_what_a_puller_wrote(tmp_path: Path, server: FaultServer) -> None:
     models = tmp_path / "models"
     models.mkdir()
     models.chmod(0o2775)
@@ -376,7 +376,7 @@ def test_what_the_cache_holds_needs_no_secret(seeded: Path, secret: Path) -> Non
         assert pull.end()[0] == 0
 
 
-def test_credentials_never_go_to_a_url(models: Path, secret: Path, server: FileServer) -> None:
+def test_credentials_never_go_to_a_url(models: Path, secret: Path, server: FaultServer) -> None:
     (secret / "token").write_text("hush")
     allowed = {"PADDOCK_ALLOW_INSECURE_HOSTS": server.host}
     with pulling(models, http(server), "--credentials", secret, **allowed) as pull:

@@ -195,50 +195,32 @@ def test_kill_9_leaves_nothing_under_a_final_name(store: Store, gguf_file: Path,
 def test_the_sweeper_spares_a_living_writer_and_strangers(store: Store) -> None:
     put(store)
     (store.path / "blobs" / "sha256-abc-partial").write_bytes(b"of another program")
-    with store.partial(DIGEST) as writer:
+    with store.incoming(DIGEST, None) as writer:
         writer.write(b"half")
         for path in (store.path / "blobs").iterdir():
             os.utime(path, (0, 0))
         assert store.sweep() == 0
+    (store.path / "blobs" / "tmp-dead").touch()
+    os.utime(store.path / "blobs" / "tmp-dead", (0, 0))
     assert store.sweep() == 1
     assert "sha256-abc-partial" in blobs(store)
 
 
-def test_a_partial_continues_where_it_ended(store: Store) -> None:
-    with store.partial(DIGEST) as writer:
+def test_what_comes_in_and_is_not_committed_is_gone(store: Store) -> None:
+    with store.incoming(DIGEST, len(DATA)) as writer:
         writer.write(DATA[:4000])
-    with store.partial(DIGEST) as writer:
-        assert writer.written == 4000
-        writer.write(DATA[4000:])
+    assert blobs(store) == set()
+    with store.incoming(DIGEST, len(DATA)) as writer:
+        writer.write(b"wrong")
+        writer.restart()
+        writer.write(DATA)
         assert store.commit(writer).created
     assert blobs(store) == {DIGEST.file_name}
-
-
-def test_a_wrong_partial_is_forgotten(store: Store) -> None:
-    with store.partial(DIGEST) as writer:
+    with store.incoming(Digest("0" * 64), None) as writer:
         writer.write(b"wrong")
         with pytest.raises(DigestMismatchError):
             store.commit(writer)
-    assert blobs(store) == set()
-
-
-def test_two_writers_of_one_partial_exclude_each_other(store: Store) -> None:
-    with store.partial(DIGEST) as writer:
-        writer.write(b"x")
-        with pytest.raises(LockTimeoutError), store.partial(DIGEST):
-            pass
-
-
-@pytest.mark.parametrize("kind", ["hardlink", "symlink"])
-def test_a_planted_partial_is_not_written_through(store: Store, tmp_path: Path, kind: str) -> None:
-    victim = tmp_path / "victim"
-    victim.write_bytes(b"precious")
-    put(store)
-    planted = store.path / "blobs" / f"partial-{DIGEST.hex}"
-    planted.hardlink_to(victim) if kind == "hardlink" else planted.symlink_to(victim)
-    with pytest.raises(CacheUnusableError), store.partial(DIGEST) as writer:
-        writer.write(b"evil")
-    assert victim.read_bytes() == b"precious"
+    assert blobs(store) == {DIGEST.file_name}
 
 
 @pytest.mark.parametrize("same_size", [True, False])
@@ -431,7 +413,9 @@ def test_a_read_only_store_reads_and_never_writes(store: Store) -> None:
         closed.sweep,
         closed.writing,
         lambda: closed.digest_lock(digest),
-        lambda: closed.partial(digest),
+        lambda: closed.resumable(digest),
+        lambda: closed.incoming(digest, None),
+        lambda: closed.fetching(digest, str),
     ):
         with pytest.raises(ReadOnlyError):
             write()

@@ -109,11 +109,6 @@ class Store:
             size = expected_size if expected_size is not None else os.fstat(handle).st_size
             return self._blobs.write(stream, expected_digest, size, check, progress)
 
-    def partial(self, digest: Digest, size: int | None = None) -> BlobWriter:
-        """A writer for `digest` that continues where the last one ended. End it with `commit`."""
-        self._require_writable()
-        return BlobWriter(self.path / "blobs", digest, size, resume=True)
-
     def resumable(self, digest: Digest, size: int | None = None) -> PartialBlob:
         """A download of `digest` in pieces, which begins with those that an earlier one left. End it with `commit`."""
         self._require_writable()

@@ -1,7 +1,7 @@
 """The one way a blob comes into being: temporary file, streamed hash, size, digest, check, fsync, rename, fsync.
 
 Called by `Blobs`. A writer is a context manager; whatever is not committed at its end is removed, except a partial
-download, which may be continued later.
+download (`store.partial`), which may be continued later.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from typing import BinaryIO, Self
 
 from paddock_runner.core.digest import Digest
 from paddock_runner.core.manifest import MAX_BLOB_BYTES
-from paddock_runner.store.errors import CacheUnusableError, DigestMismatchError, NoSpaceError, SizeMismatchError
+from paddock_runner.store.errors import CacheUnusableError, DigestMismatchError, SizeMismatchError
 from paddock_runner.store.files import CREATE, make_folder, os_errors, sync_folder, temporary_name, write_all
 from paddock_runner.store.locks import LockTimeoutError, is_still, try_lock
 
@@ -98,17 +98,13 @@ def _require_own(path: Path, handle: int) -> None:
 
 
 class BlobWriter(Draft):
-    """Collects the bytes of one blob, from the first to the last.
+    """Collects the bytes of one blob from the first to the last; they are gone if it ends without a commit.
 
-    `digest` and `size` (bytes) are what the blob must have, None when unknown. `resume` keeps the bytes under a name
-    made of the digest when the writer ends without a commit, and begins with those of the last time.
+    `digest` and `size` (bytes) are what the blob must have, None when unknown.
     """
 
-    def __init__(self, folder: Path, digest: Digest | None, size: int | None, *, resume: bool = False) -> None:
-        keep = resume and digest is not None
-        name = f"{PARTIAL}{digest.hex}" if digest and keep else temporary_name(TEMPORARY)
-        super().__init__(folder, name, digest, size)
-        self._keep = keep
+    def __init__(self, folder: Path, digest: Digest | None, size: int | None) -> None:
+        super().__init__(folder, temporary_name(TEMPORARY), digest, size)
         self._hash = hashlib.sha256()
 
     def _digest_now(self) -> Digest:
@@ -116,18 +112,8 @@ class BlobWriter(Draft):
 
     def __enter__(self) -> Self:
         make_folder(self._folder)
-        self._handle = self._open(self.path, 0 if self._keep else os.O_EXCL)
-        if self._keep:
-            self._hash_existing()
+        self._handle = self._open(self.path, os.O_EXCL)
         return self
-
-    def _hash_existing(self) -> None:
-        with os_errors("reading", self.path):
-            while chunk := os.read(self._handle, CHUNK_BYTES):
-                self._hash.update(chunk)
-                self.written += len(chunk)
-        if self.written > (self._size if self._size is not None else MAX_BLOB_BYTES):
-            self.restart()
 
     def restart(self) -> None:
         """Forget all bytes so far."""
@@ -141,7 +127,6 @@ class BlobWriter(Draft):
         """Append `chunk`. Raises SizeMismatchError beyond the declared size, NoSpaceError, CacheUnusableError."""
         limit = self._size if self._size is not None else MAX_BLOB_BYTES
         if self.written + len(chunk) > limit:
-            self._keep = False
             raise SizeMismatchError("the blob", limit, self.written + len(chunk))
         with os_errors("writing", self.path):
             write_all(self._handle, chunk)
@@ -151,7 +136,6 @@ class BlobWriter(Draft):
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        # A full disk is helped by giving the space back, and a partial file there would only fail again.
-        if not self._keep or not self.written or isinstance(error, NoSpaceError):
+        if not self._keep:
             self.path.unlink(missing_ok=True)
         os.close(self._handle)
