@@ -159,6 +159,7 @@ def test_a_second_signal_stops_at_once(running: Up) -> None:
     with streaming(running, 50_000) as stream:
         below = descendants(running.pid)
         running.process.send_signal(signal.SIGTERM)
+        running.event("stopping")
         stream.read(50)
         began = time.monotonic()
         running.process.send_signal(signal.SIGTERM)
@@ -170,6 +171,7 @@ def test_a_second_signal_stops_at_once(running: Up) -> None:
 def test_no_new_request_is_taken_while_it_drains(running: Up) -> None:
     with streaming(running, 20_000) as stream:
         running.process.send_signal(signal.SIGTERM)
+        running.event("stopping")
         stream.read(20)
         until_sync(lambda: not _takes_work(running), 5)
         running.process.send_signal(signal.SIGTERM)

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import gc
 import json
+import ssl
 from collections.abc import AsyncGenerator, Sequence
 from pathlib import Path
 from typing import Any
@@ -13,9 +15,10 @@ import pytest
 from aiohttp import web
 from tests.gateway import cluster_kit, kit
 from tests.gateway.cluster_kit import FakeApi, event, hang, playing
+from tests.support.authority import Authority
 
 from paddock_runner.gateway.cluster import client as client_module
-from paddock_runner.gateway.cluster.access import NotInClusterError, in_cluster
+from paddock_runner.gateway.cluster.access import Access, NotInClusterError, in_cluster
 from paddock_runner.gateway.cluster.client import ApiError, Client, Json
 from paddock_runner.gateway.cluster.reflector import Backoff, Pace, Reflector, Target
 from paddock_runner.gateway.cluster.report import Reporter
@@ -258,6 +261,41 @@ async def test_a_report_is_repeated_until_it_is_taken_and_then_not_again(
     task.cancel()
     await asyncio.gather(task, return_exceptions=True)
     await client.close()
+
+
+async def call_and_give_up(folder: Path) -> None:
+    """Cancel a call while the server, over TLS, thinks; it never says farewell either."""
+    authority = Authority.make()
+    pairs = dict(zip(("server.crt", "server.key"), authority.issue("127.0.0.1"), strict=True))
+    for name, text in {"token": b"t", "ca.crt": authority.pem, **pairs}.items():
+        (folder / name).write_bytes(text)
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    context.load_cert_chain(folder / "server.crt", folder / "server.key")
+    asked, over = asyncio.Event(), asyncio.Event()
+
+    async def think(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        writer.transport.pause_reading()
+        asked.set()
+        await over.wait()
+        writer.transport.abort()
+
+    async with await asyncio.start_server(think, "127.0.0.1", 0, ssl=context) as server:
+        client = Client(Access(f"https://127.0.0.1:{server.sockets[0].getsockname()[1]}", folder))
+        call = asyncio.create_task(client.get("/maps"))
+        await asyncio.wait_for(asked.wait(), 5)
+        call.cancel()
+        await asyncio.gather(call, return_exceptions=True)
+        await client.close()
+        over.set()
+        left = [one for one in gc.get_objects() if type(one).__name__ == "_SelectorSocketTransport"]
+        name = server.sockets[0].getsockname()
+        open_ones = [one for one in left if one.get_extra_info("socket").fileno() >= 0]
+        assert [one for one in open_ones if one.get_extra_info("peername") == name] == []
+
+
+async def test_a_call_that_is_given_up_leaves_no_connection(tmp_path: Path) -> None:
+    await asyncio.wait_for(call_and_give_up(tmp_path), 10)
 
 
 async def test_a_forbidden_api_leaves_traffic_alone(api: FakeApi, backend: kit.Backend, tmp_path: Path) -> None:

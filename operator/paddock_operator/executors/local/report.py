@@ -27,6 +27,7 @@ class Reporter(Protocol):
     def forget(self, ref: Ref) -> None: ...
     def error(self, message: str) -> None: ...
     def note(self, message: str) -> None: ...
+    def stopping(self) -> None: ...
     def stopped(self) -> None: ...
     def close(self) -> None: ...
 
@@ -71,6 +72,9 @@ class JsonReporter:
 
     def note(self, message: str) -> None:
         _print(self._err, message)
+
+    def stopping(self) -> None:
+        self._emit("stopping")
 
     def stopped(self) -> None:
         self._emit("stopped")
@@ -127,6 +131,9 @@ class TextReporter:
 
     def note(self, message: str) -> None:
         _print(self._err, message)
+
+    def stopping(self) -> None:
+        self.note("stopping when the running answers are done; a second signal stops at once")
 
     def stopped(self) -> None:
         self.note("stopped")

@@ -124,7 +124,11 @@ class _Up:
             loop.add_signal_handler(number, self._signal)
 
     def _signal(self) -> None:
-        (self._killed if self._signalled.is_set() else self._signalled).set()
+        if self._signalled.is_set():
+            self._killed.set()
+        else:
+            self._signalled.set()
+            self._reporter.stopping()
 
     def _clean(self) -> None:
         """Configurations may hold credentials: none stays behind, also none of a run that was killed."""

@@ -12,6 +12,7 @@ from contextlib import AbstractAsyncContextManager
 from typing import Any
 
 import aiohttp
+from aiohttp.connector import NEEDS_CLEANUP_CLOSED
 
 from paddock_runner.gateway.cluster.access import Access
 
@@ -40,6 +41,8 @@ class Client:
     def __init__(self, access: Access) -> None:
         self._access = access
         self._session = aiohttp.ClientSession(
+            # Otherwise a connection whose call was given up waits for TLS's farewell, beyond `close`.
+            connector=aiohttp.TCPConnector(enable_cleanup_closed=NEEDS_CLEANUP_CLOSED),
             cookie_jar=aiohttp.DummyCookieJar(),
             timeout=aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_SECONDS),
             trust_env=False,
