@@ -131,7 +131,8 @@ class Context:
 
     def serve_config(self, *, slots: int, context: int) -> Path:
         engine = {
-            "contextLength": context, "slots": slots, "cells": context * slots, "sequences": slots, "batch": 512,
+            "mode": "generate", "contextLength": context, "slots": slots, "cells": context * slots, "sequences": slots,
+            "batch": 512, "prefixBytes": 0,
             "typeK": "f16", "typeV": "f16", "flashAttention": "auto", "mmap": True, "mlock": False, "gpuLayers": 0,
             "threads": 0,
         }  # fmt: skip

@@ -23,7 +23,8 @@ from paddock_runner.store.store import Store
 
 PROMPT = "The capital of France is"
 RECORD = EngineRecord(
-    context_length=512, slots=1, cells=512, sequences=1, batch=64, type_k="f16", type_v="f16",
+    mode="generate", context_length=512, slots=1, cells=512, sequences=1, batch=64, prefix_bytes=0,
+    type_k="f16", type_v="f16",
     flash_attention="auto", mmap=True, mlock=False, gpu_layers=0, threads=1,
 )  # fmt: skip
 

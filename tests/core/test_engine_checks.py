@@ -12,11 +12,13 @@ from paddock_runner.core.engine_sampling import history_length, is_plain_greedy,
 from paddock_runner.core.generation import GenerationRequest, InvalidRequestError, Sampling, Segment
 
 CONFIG: dict[str, object] = {
+    "mode": "generate",
     "contextLength": 4096,
     "slots": 4,
     "cells": 16384,
     "sequences": 4,
     "batch": 512,
+    "prefixBytes": 0,
     "typeK": "f16",
     "typeV": "q8_0",
     "flashAttention": "auto",
@@ -29,12 +31,14 @@ CONFIG: dict[str, object] = {
 
 def test_a_record_reads_the_configuration() -> None:
     record = EngineRecord.from_config(CONFIG)
-    assert record == EngineRecord(4096, 4, 16384, 4, 512, "f16", "q8_0", "auto", True, False, 0, 0)
+    assert record == EngineRecord("generate", 4096, 4, 16384, 4, 512, 0, "f16", "q8_0", "auto", True, False, 0, 0)
 
 
 @pytest.mark.parametrize(
     ("change", "field"),
     [
+        ({"mode": "chat"}, "mode"),
+        ({"prefixBytes": -1}, "prefixBytes"),
         ({"slots": 0}, "slots"),
         ({"slots": True}, "slots"),
         ({"slots": "4"}, "slots"),

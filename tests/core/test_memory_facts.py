@@ -92,7 +92,8 @@ def test_a_recurrence_whose_steps_are_not_modelled_still_has_its_state() -> None
 
 
 SPLIT = EngineRecord.from_config({
-    "contextLength": 256, "slots": 1, "cells": 256, "sequences": 1, "batch": 64, "typeK": "f16", "typeV": "f16",
+    "mode": "generate", "contextLength": 256, "slots": 1, "cells": 256, "sequences": 1, "batch": 64,
+    "prefixBytes": 0, "typeK": "f16", "typeV": "f16",
     "flashAttention": "auto", "mmap": True, "mlock": False, "gpuLayers": -1, "threads": 0,
 })  # fmt: skip
 

@@ -21,7 +21,7 @@ LIMIT = 96
 
 
 def record(slots: int = 4, cells: int = 4096, batch: int = 64) -> EngineRecord:
-    return EngineRecord(LIMIT, slots, cells, slots, batch, "f16", "f16", "auto", True, False, 0, 1)
+    return EngineRecord("generate", LIMIT, slots, cells, slots, batch, 0, "f16", "f16", "auto", True, False, 0, 1)
 
 
 def scheduler(slots: int = 4, cells: int = 4096, batch: int = 64, queue_depth: int = 100, ms: float = 1.0) -> Scheduler:

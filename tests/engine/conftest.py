@@ -25,7 +25,8 @@ GREEDY = Sampling(temperature=0.0)
 
 def make_record(**changes: object) -> EngineRecord:
     numbers = {
-        "context_length": 512, "slots": 4, "cells": 2048, "sequences": 4, "batch": 64, "type_k": "f16", "type_v": "f16",
+        "mode": "generate", "context_length": 512, "slots": 4, "cells": 2048, "sequences": 4, "batch": 64,
+        "prefix_bytes": 0, "type_k": "f16", "type_v": "f16",
         "flash_attention": "auto", "mmap": True, "mlock": False, "gpu_layers": 0, "threads": 1,
     }  # fmt: skip
     return EngineRecord(**{**numbers, **changes})

@@ -302,7 +302,8 @@ from paddock_runner.engine.client import EngineClient
 from paddock_runner.core.engine_record import EngineRecord
 
 async def main():
-    client = EngineClient(Path(sys.argv[1]), EngineRecord(512, 1, 512, 1, 64, "f16", "f16", "auto", True, False, 0, 1))
+    record = EngineRecord("generate", 512, 1, 512, 1, 64, 0, "f16", "f16", "auto", True, False, 0, 1)
+    client = EngineClient(Path(sys.argv[1]), record)
     await client.load()
     print(client.pid, flush=True)
     await asyncio.sleep(60)

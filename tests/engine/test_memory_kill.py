@@ -112,7 +112,8 @@ def test_a_real_kill_for_memory_is_told(tmp_path: Path, small_cgroup: list[str])
     model.pull_into(tmp_path / "models")
     cells = 4 << 20  # 2 GiB of KV cache
     sizes = {
-        "contextLength": cells, "slots": 1, "cells": cells, "sequences": 1, "batch": 512, "typeK": "f16",
+        "mode": "generate", "contextLength": cells, "slots": 1, "cells": cells, "sequences": 1, "batch": 512,
+        "prefixBytes": 0, "typeK": "f16",
         "typeV": "f16", "flashAttention": "auto", "mmap": True, "mlock": False, "gpuLayers": 0, "threads": 1,
     }  # fmt: skip
     with serving(tmp_path, (tmp_path / "models", model.digest), before=small_cgroup, engine=sizes) as at:

@@ -80,7 +80,7 @@ def test_what_costs_more() -> None:
 
     assert compute(batch=256) * 2 == compute()
     assert compute(flashAttention="off") == (4 * 9 * 8192 + 9000) * 512 + 8192 * 512 * 4
-    assert compute(sequences=256, cells=256, batch=256) == 4 * 49152 * 256, "then the logits are the most"
+    assert compute(slots=256, cells=256, batch=256) == 4 * 49152 * 256, "then the logits are the most"
     recurrent = {**FACTS, "state": 1000, "step": {**FACTS["step"], "sequence": 70}}
     parts = estimate_parts(engine(), recurrent, 49152)
     assert (parts.state, parts.compute - compute()) == (4000, 280)

@@ -16,7 +16,8 @@ from typing import Any
 
 SECONDS = 120
 ENGINE = {
-    "contextLength": 2048, "slots": 4, "cells": 8192, "sequences": 4, "batch": 512, "typeK": "f16", "typeV": "f16",
+    "mode": "generate", "contextLength": 2048, "slots": 4, "cells": 8192, "sequences": 4, "batch": 512,
+    "prefixBytes": 0, "typeK": "f16", "typeV": "f16",
     "flashAttention": "auto", "mmap": True, "mlock": False, "gpuLayers": 0, "threads": 2,
 }  # fmt: skip
 

@@ -120,7 +120,8 @@ def config_json(**changes: Any) -> dict[str, Any]:
         "version": 1, "namespace": "default", "name": "tiny", "names": ["tiny", "tiny:135m"], "models": "/nowhere",
         "digest": DIGEST, "anonymous": True,
         "engine": {
-            "contextLength": 2048, "slots": 2, "cells": 4096, "sequences": 2, "batch": 512,
+            "mode": "generate", "contextLength": 2048, "slots": 2, "cells": 4096, "sequences": 2, "batch": 512,
+            "prefixBytes": 0,
             "typeK": "f16", "typeV": "f16", "flashAttention": "auto", "mmap": True, "mlock": False,
             "gpuLayers": 0, "threads": 0,
         },

@@ -31,11 +31,13 @@ def engine_record(spec: ModelSpec, trained_context: int) -> dict[str, Any]:
     slots = serving.slots or DEFAULT_SLOTS
     context = _context(serving, parameters, trained_context)
     return {
+        "mode": (serving.mode or "Generate").lower(),
         "contextLength": context,
         "slots": slots,
         "cells": (cache.cells and max(cache.cells, context)) or min(context * slots, MAX_CELLS),
         "sequences": slots,
         "batch": min(max(parameters.num_batch or DEFAULT_BATCH, slots), MAX_BATCH),
+        "prefixBytes": 0,
         "typeK": cache.type_k or DEFAULT_CACHE_TYPE,
         "typeV": cache.type_v or DEFAULT_CACHE_TYPE,
         "flashAttention": FLASH_ATTENTION[serving.flash_attention or "Auto"],
@@ -87,7 +89,7 @@ def _rough(engine: Mapping[str, Any], details: Mapping[str, Any], weights: int, 
     kv = int(engine["cells"] * _fact(details, "blockCount") * heads * (key + value))
     activations = engine["batch"] * 4 * (vocab + 2 * width)
     scores = engine["batch"] * 4 * engine["cells"] * _fact(details, "headCount")
-    compute = activations + engine["sequences"] * 4 * vocab + (scores if engine["flashAttention"] == "off" else 0)
+    compute = activations + engine["slots"] * 4 * vocab + (scores if engine["flashAttention"] == "off" else 0)
     process = PROCESS_BYTES + TOKEN_BYTES * vocab
     loaded = weights + others
     return {"weights": loaded, "kv": kv, "compute": compute, "total": loaded + kv + compute + process}

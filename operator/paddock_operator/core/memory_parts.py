@@ -89,8 +89,8 @@ def estimate_parts(engine: Mapping[str, Any], facts: Mapping[str, Any], vocab: i
         kv=kv_bytes(engine, facts),
         state=facts["state"] * engine["sequences"],
         compute=compute_bytes(engine, facts, vocab),
-        output=4 * vocab * engine["sequences"],
-        process=PROCESS_BYTES + TOKEN_BYTES * vocab,
+        output=4 * vocab * engine["slots"],
+        process=PROCESS_BYTES + TOKEN_BYTES * vocab + engine["prefixBytes"],
     )
 
 
@@ -118,8 +118,8 @@ def compute_bytes(engine: Mapping[str, Any], facts: Mapping[str, Any], vocab: in
         most = max(cells, default=0)
         scores = (4 * facts["heads"] * most + step["scored"]) * tokens + step["cell"] * most
         activations = max(step["plain"] * tokens, scores)
-    logits = 0 if encoder else 4 * vocab * min(engine["sequences"], tokens)
-    return int(max(masks + activations + step["sequence"] * engine["sequences"], logits))
+    logits = 0 if encoder else 4 * vocab * min(engine["slots"], tokens)
+    return int(max(masks + activations + step["sequence"] * engine["slots"], logits))
 
 
 def _padded(cells: int) -> int:

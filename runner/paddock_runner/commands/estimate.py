@@ -172,7 +172,8 @@ def _record(arguments: argparse.Namespace, header: GGUFHeader) -> EngineRecord:
     trained = header.own("context_length") or DEFAULT_CONTEXT
     context = arguments.context if arguments.context is not None else min(trained, DEFAULT_CONTEXT)
     return EngineRecord.from_config({
-        "contextLength": context, "slots": arguments.slots, "sequences": arguments.slots, "batch": arguments.batch,
+        "mode": "generate", "contextLength": context, "slots": arguments.slots, "sequences": arguments.slots,
+        "batch": arguments.batch, "prefixBytes": 0,
         "cells": context * arguments.slots if arguments.cells is None else arguments.cells,
         "typeK": arguments.kv_type, "typeV": arguments.kv_type, "flashAttention": arguments.flash_attention,
         "mmap": True, "mlock": False, "gpuLayers": arguments.gpu_layers, "threads": 0,

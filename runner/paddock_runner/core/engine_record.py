@@ -12,10 +12,12 @@ from typing import Literal, TypeVar, get_args
 
 CacheType = Literal["f32", "f16", "bf16", "q8_0", "q5_1", "q5_0", "q4_1", "q4_0"]
 FlashAttention = Literal["auto", "on", "off"]
+Mode = Literal["generate", "embed", "rerank"]
 
 _T = TypeVar("_T")
 
 MAX_TOKENS = 1 << 22  # far above any context length in use, far below what overflows llama.cpp's 32-bit positions
+MAX_BYTES = 1 << 50
 MAX_SEQUENCES = 256  # LLAMA_MAX_SEQ
 
 
@@ -29,17 +31,20 @@ class EngineRecordError(ValueError):
 
 @dataclass(frozen=True, slots=True)
 class EngineRecord:
-    """`cells` is the size of the unified KV cache in tokens, `sequences` llama.cpp's n_seq_max.
+    """`mode` says what the model is for. `cells` is the size of the unified KV cache in tokens, `sequences` llama.cpp's
+    n_seq_max: one for each of the `slots`, the others keep prefixes for later requests.
 
-    `batch` is the most tokens of one step, `context_length` of one sequence; `threads` 0 means "what the CPU quota
-    allows"; `gpu_layers` < 0 means all.
+    `batch` is the most tokens of one step, `context_length` of one sequence; `prefix_bytes` of host memory hold
+    prefixes that left the cache; `threads` 0 means "what the CPU quota allows"; `gpu_layers` < 0 means all.
     """
 
+    mode: Mode
     context_length: int
     slots: int
     cells: int
     sequences: int
     batch: int
+    prefix_bytes: int
     type_k: CacheType
     type_v: CacheType
     flash_attention: FlashAttention
@@ -55,11 +60,13 @@ class EngineRecord:
         if unknown:
             raise EngineRecordError(unknown[0], f"is not a known field; known fields: {', '.join(_CONFIG_NAMES)}")
         record = cls(
+            mode=_choice(config, "mode", get_args(Mode)),
             context_length=_integer(config, "contextLength", 1, MAX_TOKENS),
             slots=_integer(config, "slots", 1, MAX_SEQUENCES),
             cells=_integer(config, "cells", 1, MAX_TOKENS),
             sequences=_integer(config, "sequences", 1, MAX_SEQUENCES),
             batch=_integer(config, "batch", 1, 1 << 16),
+            prefix_bytes=_integer(config, "prefixBytes", 0, MAX_BYTES),
             type_k=_choice(config, "typeK", get_args(CacheType)),
             type_v=_choice(config, "typeV", get_args(CacheType)),
             flash_attention=_choice(config, "flashAttention", get_args(FlashAttention)),
@@ -73,11 +80,13 @@ class EngineRecord:
 
 
 _CONFIG_NAMES = (
+    "mode",
     "contextLength",
     "slots",
     "cells",
     "sequences",
     "batch",
+    "prefixBytes",
     "typeK",
     "typeV",
     "flashAttention",

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 FinishReason = Literal["stop", "length", "cancelled"]
+GrammarKind = Literal["json", "json_schema", "regex", "lark", "gbnf"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,7 +49,8 @@ class GenerationRequest:
     `prompt` is a tuple of segments: text segments are tokenised by the engine, `special` says whether control tokens in
     the text are parsed as such (template text yes, user text no); a tuple of ints is taken as token ids.
     `max_tokens` < 0 means "until the context is full". `context_limit` caps the context of this request (num_ctx);
-    0 = the model's own. `logprobs` None = none, n = the n best alternatives with the chosen token's own.
+    0 = the model's own. `logprobs` None = none, n = the n best alternatives with the chosen token's own. `tenant`
+    shares time fairly with other tenants and no prefix with them; a higher `priority` goes first.
     """
 
     request_id: str
@@ -59,6 +61,24 @@ class GenerationRequest:
     logprobs: int | None = None
     context_limit: int = 0
     add_bos: bool = True
+    constraint: Constraint | None = None
+    tenant: str = ""
+    priority: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Constraint:
+    """What the output must look like: `grammar` in the language that `kind` names (a JSON schema as JSON text).
+
+    It begins with the first token, or after the token `after_token` (≥ 0) or the text `after_text` was generated;
+    `required` False lets the output end before it began.
+    """
+
+    kind: GrammarKind
+    grammar: str
+    after_token: int = -1
+    after_text: str = ""
+    required: bool = True
 
 
 @dataclass(frozen=True, slots=True)

@@ -59,9 +59,9 @@ def estimate(
         kv=kv_bytes(facts["caches"], record),
         state=facts["state"] * record.sequences,
         compute=compute_bytes(facts, vocab, record),
-        output=4 * vocab * record.sequences,
+        output=4 * vocab * record.slots,
         projector=projector,
-        process=PROCESS_BYTES + TOKEN_BYTES * vocab,
+        process=PROCESS_BYTES + TOKEN_BYTES * vocab + record.prefix_bytes,
     )
 
 
@@ -95,8 +95,8 @@ def compute_bytes(facts: Mapping[str, Any], vocab: int, record: EngineRecord) ->
         most = max(cells, default=0)
         scores = (4 * facts["heads"] * most + step["scored"]) * tokens + step["cell"] * most
         activations = max(step["plain"] * tokens, scores)
-    logits = 0 if facts["encoder"] else 4 * vocab * min(record.sequences, tokens)
-    return int(max(masks + activations + step["sequence"] * record.sequences, logits))
+    logits = 0 if facts["encoder"] else 4 * vocab * min(record.slots, tokens)
+    return int(max(masks + activations + step["sequence"] * record.slots, logits))
 
 
 def _tokens(record: EngineRecord, cells: int) -> int:

@@ -181,8 +181,8 @@ def _context_params(record: EngineRecord, threads: int) -> Any:
     params.n_ctx = record.cells
     params.n_batch = params.n_ubatch = record.batch
     params.n_seq_max = record.sequences
-    # One output for each sequence and step; the default reserves one for each token of a batch.
-    params.n_outputs_max = record.sequences
+    # One output for each slot and step; the default reserves one for each token of a batch.
+    params.n_outputs_max = record.slots
     params.n_threads = params.n_threads_batch = threads
     params.flash_attn_type = _FLASH_ATTENTION[record.flash_attention]
     params.type_k, params.type_v = _TYPES[record.type_k], _TYPES[record.type_v]

@@ -13,6 +13,7 @@ from typing import Literal
 from paddock_runner.core.engine_facts import MemoryNumbers, StepStats, VocabFacts
 from paddock_runner.core.engine_record import EngineRecord
 from paddock_runner.core.generation import (
+    Constraint,
     Delta,
     Finished,
     GenerationRequest,
@@ -129,8 +130,8 @@ FromEngine = Hello | Progress | Ready | Tokens | Fatal
 _CODEC = Codec(
     [
         Hello, VocabFacts, Load, EngineRecord, Progress, Ready, MemoryNumbers, Submit, GenerationRequest, Segment,
-        Sampling, Cancel, Hold, Release, Shutdown, Tokens, SequenceEvent, Started, Delta, TokenLogprob, Finished,
-        Failed, StepStats, Fatal,
+        Constraint, Sampling, Cancel, Hold, Release, Shutdown, Tokens, SequenceEvent, Started, Delta, TokenLogprob,
+        Finished, Failed, StepStats, Fatal,
     ]
 )  # fmt: skip
 
