@@ -109,7 +109,8 @@ def test_json_mode_prints_only_events(up: Start, folder: Path) -> None:
     running = up().ready()
     running.stop()
     events = [json.loads(line) for line in [*running.out.seen, *running.out.rest()]]
-    assert {event["event"] for event in events} <= {"ready", "key", "progress", "condition", "error", "stopped"}
+    known = {"ready", "key", "progress", "condition", "error", "stopping", "stopped"}
+    assert {event["event"] for event in events} <= known
     assert [event["event"] for event in events].count("ready") == 1
     conditions = [event for event in events if event["event"] == "condition"]
     assert all(

@@ -7,12 +7,14 @@ checked here.
 from __future__ import annotations
 
 import math
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 from paddock_runner.core.generation import InvalidRequestError, Sampling
 
 MAX_LOGIT_BIAS = 1024
 MAX_LOGPROBS = 128
+MAX_TOP_K = 128
+"""Of a cut that is made before llama.cpp sorts anything; beyond it llama.cpp sorts in another way."""
 _INT32 = 2**31 - 1
 _UINT32 = 2**32 - 1
 
@@ -71,6 +73,35 @@ def is_plain_greedy(sampling: Sampling) -> bool:
     return (
         sampling.temperature <= 0 and not sampling.logit_bias and not sampling.mirostat and not history_length(sampling)
     )
+
+
+@dataclass(frozen=True, slots=True)
+class FirstCut:
+    """The first sampler that drops tokens: top_k (1 to MAX_TOP_K), or min_p where `top_k` is 0.
+
+    `sized`: a later sampler looks at how many are left.
+    """
+
+    top_k: int
+    min_p: float
+    sized: bool
+
+
+def first_cut(sampling: Sampling) -> FirstCut | None:
+    """How a normal `sampling` drops tokens first; None if any token's fate may depend on all others.
+
+    What comes before the cut (biases, penalties) moves only tokens that are named or were seen.
+    """
+    if sampling.mirostat or sampling.dry_multiplier or sampling.top_n_sigma > 0:
+        return None
+    if len({token for token, _ in sampling.logit_bias}) < len(sampling.logit_bias):
+        return None  # llama.cpp adds up biases of one token only where it holds all tokens
+    sized = sampling.typical_p < 1 or sampling.dynatemp_range > 0 or sampling.xtc_probability > 0
+    if 1 <= sampling.top_k <= MAX_TOP_K:
+        return FirstCut(sampling.top_k, 0.0, sized)
+    if sampling.top_k <= 0 < sampling.min_p and sampling.top_p >= 1 and sampling.typical_p >= 1:
+        return FirstCut(0, sampling.min_p, sized)
+    return None
 
 
 def _window(tokens: int, context: int) -> int:

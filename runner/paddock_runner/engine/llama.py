@@ -99,10 +99,8 @@ class LlamaBackend:
 
     def sample(self, row: int, sampler: Sampler) -> int:
         best = best_token(self._logits[row])
-        chain = cast(LlamaSampler, sampler).chain
-        if chain is None:
-            return best
-        return int(api.llama_sampler_sample(chain, self._context, self._outputs[row]))
+        drawer = cast(LlamaSampler, sampler)
+        return best if drawer.chain is None else drawer.draw(self._logits[row], self._context, self._outputs[row])
 
     def logprob(self, row: int, token: int, top: int) -> TokenLogprob:
         return token_logprob(self._logits[row], token, top, self.piece)

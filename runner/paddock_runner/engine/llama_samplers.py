@@ -7,44 +7,130 @@ from __future__ import annotations
 
 import ctypes
 from collections.abc import Iterator, Sequence
-from typing import Any
+from typing import Any, cast
 
-from paddock_runner.core.engine_sampling import history_length, is_plain_greedy
+import numpy as np
+from numpy.typing import NDArray
+
+from paddock_runner.core.engine_sampling import first_cut, history_length, is_plain_greedy
 from paddock_runner.core.generation import Sampling
 from paddock_runner.engine.llama_bindings import api
+from paddock_runner.engine.logits import Row
+from paddock_runner.engine.prefilter import MOST, Ids, Prefilter
 
 _DRY_BREAKERS = (b"\n", b":", b'"', b"*")
+_MOST_MOVED = 512
 _MIN_KEEP = 0
 _MIROSTAT_M = 100
 _SUPPRESSED = float("-inf")
 
 
 class LlamaSampler:
-    """`chain` is None when the highest logit decides: then no chain has to look at the whole vocabulary."""
+    """`chain` is None when the highest logit decides: then no chain has to look at the whole vocabulary.
+
+    Where a prefilter is proved equal the chain sees its candidates only. `_mover` is a second chain of what changes
+    logits before the first cut: it tells whether two candidates tie there, which only the whole chain may break.
+    """
 
     def __init__(self, vocab: Any, vocab_size: int, sampling: Sampling, tokens: Sequence[int]) -> None:
         """`sampling` must be normal (`core.engine_sampling`). The latest of `tokens` become its history."""
         biases = _biases(vocab, sampling)
         self.chain: Any = None
+        self._mover: Any = None
+        self._prefilter: Prefilter | None = None
         if is_plain_greedy(sampling) and not biases:
             return
-        self.chain = api.llama_sampler_chain_init(_chain_params())
-        for link in _links(vocab, vocab_size, sampling, biases):
-            api.llama_sampler_chain_add(self.chain, link)
+        self.chain = _chain(_links(vocab, vocab_size, sampling, biases))
         history = history_length(sampling)
-        for token in tokens[-history:] if history else ():
+        seen = tokens[-history:] if history else ()
+        if (cut := first_cut(sampling)) is not None and len(biases) + history <= _MOST_MOVED:
+            self._prefilter = Prefilter(cut, (token for token, _ in biases), history, seen)
+            self._mover = _chain(_movers(vocab_size, sampling, biases)) if self._prefilter.moves else None
+        for token in seen:
+            self._accept(token)
+
+    def draw(self, row: Row, context: Any, index: int) -> int:
+        """The next token from `row`, the logits of the output `index` of `context`; it counts as accepted."""
+        token = self._draw_filtered(row)
+        if token is None:
+            token = int(api.llama_sampler_sample(self.chain, context, index))
+        else:
             api.llama_sampler_accept(self.chain, token)
+        self._remember(token)
+        return token
 
     def close(self) -> None:
-        if self.chain is not None:
-            api.llama_sampler_free(self.chain)
-            self.chain = None
+        for chain in (self.chain, self._mover):
+            if chain is not None:
+                api.llama_sampler_free(chain)
+        self.chain = self._mover = None
+
+    def _draw_filtered(self, row: Row) -> int | None:
+        if self._prefilter is None or (ids := self._prefilter.candidates(row)) is None:
+            return None
+        logits = row[ids]
+        if self._mover is not None:
+            _CANDIDATES.fill(ids, logits)
+            _CANDIDATES.apply(self._mover)
+            if not self._prefilter.is_clear(_CANDIDATES.logits):
+                return None
+        elif not self._prefilter.is_clear(logits):
+            return None
+        _CANDIDATES.fill(ids, logits)
+        _CANDIDATES.apply(self.chain)
+        return _CANDIDATES.chosen
+
+    def _accept(self, token: int) -> None:
+        api.llama_sampler_accept(self.chain, token)
+        self._remember(token)
+
+    def _remember(self, token: int) -> None:
+        if self._prefilter is not None:
+            self._prefilter.accept(token)
+        if self._mover is not None:
+            api.llama_sampler_accept(self._mover, token)
 
 
-def _chain_params() -> Any:
+class _Candidates:
+    """A llama_token_data_array over memory of ours."""
+
+    def __init__(self) -> None:
+        self._data = np.zeros(MOST, dtype=[("id", np.int32), ("logit", np.float32), ("p", np.float32)])
+        self._first = self._data.ctypes.data_as(ctypes.POINTER(api.llama_token_data))
+        self._native = api.llama_token_data_array()
+        self._pointer = ctypes.pointer(self._native)
+
+    def fill(self, ids: Ids, logits: Row) -> None:
+        count = len(ids)
+        self._data["id"][:count] = ids
+        self._data["logit"][:count] = logits
+        native = self._native
+        # XTC moves the pointer.
+        native.data, native.size, native.selected, native.sorted = self._first, count, -1, False
+
+    def apply(self, chain: Any) -> None:
+        api.llama_sampler_apply(chain, self._pointer)
+
+    @property
+    def logits(self) -> NDArray[np.float32]:
+        return cast(NDArray[np.float32], self._data["logit"][: self._native.size])
+
+    @property
+    def chosen(self) -> int:
+        return int(self._native.data[self._native.selected].id)
+
+
+_CANDIDATES = _Candidates()
+"""One for the process: a sampler is used by one thread, from fill to chosen without a pause."""
+
+
+def _chain(links: Iterator[Any]) -> Any:
     params = api.llama_sampler_chain_default_params()
     params.no_perf = True
-    return params
+    chain = api.llama_sampler_chain_init(params)
+    for link in links:
+        api.llama_sampler_chain_add(chain, link)
+    return chain
 
 
 def _biases(vocab: Any, sampling: Sampling) -> list[tuple[int, float]]:
@@ -55,10 +141,19 @@ def _biases(vocab: Any, sampling: Sampling) -> list[tuple[int, float]]:
 
 
 def _links(vocab: Any, size: int, sampling: Sampling, biases: list[tuple[int, float]]) -> Iterator[Any]:
+    yield from _bias_links(size, biases)
+    yield from _mirostat_links(size, sampling) if sampling.mirostat else _default_links(vocab, size, sampling)
+
+
+def _movers(size: int, sampling: Sampling, biases: list[tuple[int, float]]) -> Iterator[Any]:
+    yield from _bias_links(size, biases)
+    yield _penalties(size, sampling)
+
+
+def _bias_links(size: int, biases: list[tuple[int, float]]) -> Iterator[Any]:
     if biases:
         array = (api.llama_logit_bias * len(biases))(*biases)
         yield api.llama_sampler_init_logit_bias(size, len(biases), array)
-    yield from _mirostat_links(size, sampling) if sampling.mirostat else _default_links(vocab, size, sampling)
 
 
 def _mirostat_links(size: int, sampling: Sampling) -> Iterator[Any]:
