@@ -17,6 +17,7 @@ from typing import Self
 
 from paddock_runner.core.digest import Digest
 from paddock_runner.core.manifest import MAX_BLOB_BYTES
+from paddock_runner.store.direct import DirectWriter
 from paddock_runner.store.errors import CacheUnusableError, StoreError
 from paddock_runner.store.files import make_folder, os_errors, sync_folder, write_all, write_at
 from paddock_runner.store.journal import (
@@ -79,11 +80,13 @@ class PartialBlob(Draft):
     def __enter__(self) -> Self:
         make_folder(self._folder)
         self._handle = self._open(self.path, 0)
+        self._direct = DirectWriter(self._handle)
         try:
             self._journal = self._open(self._journal_path, os.O_APPEND)
             self._keep = True
             self._load()
         except BaseException:
+            self._direct.close()
             os.close(self._handle)
             if self._journal >= 0:
                 os.close(self._journal)
@@ -136,6 +139,7 @@ class PartialBlob(Draft):
         if not self._keep or not self.done:
             self.path.unlink(missing_ok=True)
             self._journal_path.unlink(missing_ok=True)
+        self._direct.close()
         os.close(self._handle)
         os.close(self._journal)
 
@@ -193,7 +197,8 @@ class PartialBlob(Draft):
         """
         piece = Piece(offset, sum(len(part) for part in parts), checksum(parts))
         with os_errors("writing", self.path):
-            write_at(self._handle, parts, offset)
+            if not self._direct.write(offset, parts):
+                write_at(self._handle, parts, offset)
         with self._lock:
             self._record(piece)
             self._spans.add(piece.offset, piece.end)

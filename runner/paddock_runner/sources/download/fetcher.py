@@ -78,8 +78,7 @@ class Fetcher:
                 break
         self._check_total(incoming)
         with incoming.watched.held():
-            await spool.flush()
-            await spool.settle()
+            await spool.finish()
 
     def _check_total(self, incoming: Incoming) -> None:
         total, size = incoming.body.total, self._partial.size

@@ -9,6 +9,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from paddock_runner.sources.download.leases import Lease
 from paddock_runner.sources.download.pace import Patience
 from paddock_runner.sources.download.threads import settled
+from paddock_runner.store.direct import BLOCK
 from paddock_runner.store.errors import StoreError
 from paddock_runner.store.partial import PartialBlob
 
@@ -47,7 +48,14 @@ class Spool:
     async def flush(self) -> None:
         """Begin to write what came, once all before is written. Raises what writing that raised."""
         await self.settle()
-        self._writing = asyncio.create_task(self._write_all(self._take()))
+        # Whole blocks can go around the page cache; the rest of the last one waits for the next flush.
+        self._writing = asyncio.create_task(self._write_all(self._take(self.reached // BLOCK * BLOCK)))
+
+    async def finish(self) -> None:
+        """Write all that came and wait for it. Raises what writing raised."""
+        await self.settle()
+        self._writing = asyncio.create_task(self._write_all(self._take(self.reached)))
+        await self.settle()
 
     async def settle(self) -> None:
         """Wait until all that was flushed is written, also when cancelled: nobody else may get these bytes before."""
@@ -67,15 +75,33 @@ class Spool:
                 await self.settle()
         finally:
             with contextlib.suppress(StoreError):
-                for offset, parts in self._take():
+                for offset, parts in self._take(self.reached):
                     self._partial.write(offset, parts)
                     self._patience.progress()
 
-    def _take(self) -> list[tuple[int, Parts]]:
-        start, end, parts = self._offset, self.reached, self._parts
-        self._parts, self._offset, self.count = [], end, 0
+    def _take(self, end: int) -> list[tuple[int, Parts]]:
+        """What is missing of the bytes before `end`, taken out."""
+        start, end = self._offset, max(end, self._offset)
+        parts, self._parts = _cut(self._parts, end - start)
+        self.count -= end - start
+        self._offset = end
         missing = self._partial.gaps(start, end)
         if missing == [(start, end)] and len(parts) <= _MANY:
             return [(start, parts)]
         whole = memoryview(b"".join(parts))
         return [(low, [whole[low - start : high - start]]) for low, high in missing]
+
+
+def _cut(parts: list[bytes | memoryview], length: int) -> tuple[Parts, list[bytes | memoryview]]:
+    """The first `length` bytes of `parts`, and the others."""
+    at, first = 0, list[bytes | memoryview]()
+    while at < len(parts) and length >= len(parts[at]):
+        first.append(parts[at])
+        length -= len(parts[at])
+        at += 1
+    rest = parts[at:]
+    if length:
+        view = memoryview(rest[0])
+        first.append(view[:length])
+        rest[0] = view[length:]
+    return first, rest
