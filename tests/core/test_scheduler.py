@@ -9,23 +9,44 @@ from dataclasses import dataclass, field
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tests.support.kv_mirror import apply, check_mirror
 
 from paddock_runner.core.costs import CostModel
 from paddock_runner.core.engine_record import EngineRecord
 from paddock_runner.core.generation import ContextExceededError, InvalidRequestError, QueueFullError, Sampling
-from paddock_runner.core.scheduler import CHUNK_UNIT, MAX_PREEMPTIONS, Sampled, Scheduler, Sequence, Step
+from paddock_runner.core.prefix import PrefixTree
+from paddock_runner.core.scheduler import MAX_PREEMPTIONS, Scheduler
+from paddock_runner.core.scheduler_packing import CHUNK_UNIT
+from paddock_runner.core.sequence import Sampled, Sequence, Step
 from paddock_runner.engine.backend import NoCellsError
 from paddock_runner.engine.fake import FakeBackend
 
 LIMIT = 96
 
 
-def record(slots: int = 4, cells: int = 4096, batch: int = 64) -> EngineRecord:
-    return EngineRecord("generate", LIMIT, slots, cells, slots, batch, 0, "f16", "f16", "auto", True, False, 0, 1)
+def record(slots: int = 4, cells: int = 4096, batch: int = 64, sequences: int = 0) -> EngineRecord:
+    ids = sequences or slots + 4
+    return EngineRecord("generate", LIMIT, slots, cells, ids, batch, 0, "f16", "f16", "auto", True, False, 0, 1)
 
 
-def scheduler(slots: int = 4, cells: int = 4096, batch: int = 64, queue_depth: int = 100, ms: float = 1.0) -> Scheduler:
-    return Scheduler(slots=slots, cells=cells, batch=batch, queue_depth=queue_depth, costs=CostModel(ms))
+def scheduler(
+    slots: int = 4,
+    cells: int = 4096,
+    batch: int = 64,
+    queue_depth: int = 100,
+    ms: float = 1.0,
+    sequences: int = 0,
+    hot: int = 1 << 20,
+) -> Scheduler:
+    return Scheduler(
+        slots=slots,
+        cells=cells,
+        batch=batch,
+        queue_depth=queue_depth,
+        costs=CostModel(ms),
+        prefixes=PrefixTree(sequences or slots + 4),
+        hot=hot,
+    )
 
 
 @dataclass
@@ -40,6 +61,8 @@ class Machine:
     def step(self, check: Callable[[Step], None] = lambda _: None) -> Step:
         step = self.scheduler.schedule()
         check(step)
+        apply(self.backend, step.operations)
+        check_mirror(self.scheduler.cells, self.backend)
         if step.chunks:
             try:
                 self.backend.decode(step.chunks)
@@ -50,16 +73,19 @@ class Machine:
         return step
 
     def cancel(self, sequence: Sequence) -> None:
-        slot = self.scheduler.remove(sequence)
-        if slot >= 0:
-            self.backend.remove(slot)
+        self.scheduler.remove(sequence)
+
+    def flush(self) -> None:
+        """Give up what is kept; then nothing may be left."""
+        self.scheduler.cells.evict(1 << 30)
+        apply(self.backend, self.scheduler.cells.take_operations())
+        check_mirror(self.scheduler.cells, self.backend)
+        assert self.backend.cells == {}
+        assert self.scheduler.running == self.scheduler.waiting == self.scheduler.cells.used == 0
 
     def _give_way(self, step: Step) -> None:
-        victim = self.scheduler.newest(step)
-        slot = self.scheduler.preempt(victim)
-        if slot >= 0:
-            self.backend.remove(slot)
-        else:
+        victim = self.scheduler.make_room(step)
+        if victim is not None:
             self.cancel(victim)
             self.finished[victim.key] = victim.tokens, "failed"
 
@@ -86,17 +112,31 @@ def alone(prompt: list[int], max_tokens: int) -> list[int]:
     return machine.finished[0][0]
 
 
-prompts = st.lists(st.integers(0, 255), min_size=1, max_size=LIMIT - 1)
+BEGINNINGS = [[], [1] * 20, [1] * 20 + [2] * 30, [3] * 60]
+prompts = st.builds(
+    lambda beginning, rest: (BEGINNINGS[beginning] + rest)[: LIMIT - 1],
+    st.integers(0, 3),
+    st.lists(st.integers(0, 255), min_size=1, max_size=LIMIT - 1),
+)
 requests = st.lists(st.tuples(prompts, st.integers(1, 20)), min_size=1, max_size=8)
 
 
 @settings(max_examples=60, deadline=None)
-@given(requests, st.integers(1, 4), st.integers(8, 64), st.integers(LIMIT, 400), st.floats(0.1, 40))
+@given(
+    requests,
+    st.integers(1, 4),
+    st.integers(8, 64),
+    st.integers(LIMIT, 400),
+    st.floats(0.1, 40),
+    st.integers(0, 5),
+    st.sampled_from([0, 40, 1000]),
+)
 def test_sequences_together_say_what_each_says_alone(
-    wanted: list[tuple[list[int], int]], slots: int, batch: int, cells: int, ms: float
+    wanted: list[tuple[list[int], int]], slots: int, batch: int, cells: int, ms: float, more: int, hot: int
 ) -> None:
-    machine = Machine(scheduler(slots, cells, batch, ms=ms), ms_per_token=ms)
-    machine.backend.load(record(slots, cells, batch), lambda _: None)
+    ids = slots + more
+    machine = Machine(scheduler(slots, cells, batch, ms=ms, sequences=ids, hot=hot), ms_per_token=ms)
+    machine.backend.load(record(slots, cells, batch, ids), lambda _: None)
     for key, (prompt, max_tokens) in enumerate(wanted):
         machine.scheduler.add(Sequence(key, list(prompt), LIMIT, max_tokens))
     for _ in range(4000):
@@ -107,8 +147,7 @@ def test_sequences_together_say_what_each_says_alone(
         tokens, reason = machine.finished[key]
         expected = alone(prompt, max_tokens)
         assert tokens == expected if reason != "failed" else tokens == expected[: len(tokens)]
-    assert machine.backend.cells == {}
-    assert machine.scheduler.running == machine.scheduler.waiting == machine.scheduler.used_cells == 0
+    machine.flush()
 
 
 def check_step(step: Step, slots: int, batch: int) -> None:
@@ -134,6 +173,7 @@ def test_cancel_and_hold_at_any_moment_disturb_nobody_else(
     cancelled = set()
     for number, action in actions:
         sequence = sequences[number % len(sequences)]
+        assert machine.scheduler.running <= 3
         if action == "cancel" and sequence.key not in machine.finished and sequence.key not in cancelled:
             machine.cancel(sequence)
             cancelled.add(sequence.key)
@@ -146,6 +186,7 @@ def test_cancel_and_hold_at_any_moment_disturb_nobody_else(
     assert machine.finished.keys() | cancelled == set(range(len(wanted)))
     for key, (tokens, _) in machine.finished.items():
         assert tokens == alone(*wanted[key])
+    machine.flush()
 
 
 def test_first_come_first_served() -> None:
@@ -185,7 +226,7 @@ def test_a_busy_machine_does_not_shrink_batches_to_nothing() -> None:
     long = Sequence(0, [1] * 1600, 4096)
     plan.add(long)
     steps = 0
-    while plan.used_cells < 1600:
+    while plan.cells.used < 1600:
         plan.postprocess(plan.schedule(), [], 180.0)
         steps += 1
     assert steps <= 101
@@ -222,7 +263,7 @@ def test_chunks_grow_to_what_a_step_can_take(fixed: float, each: float, most: in
 def test_steps_stay_below_the_bound_when_the_first_estimate_is_right() -> None:
     plan = scheduler(batch=512, ms=3.0)
     plan.add(Sequence(0, [1] * 1000, 4096))
-    while plan.used_cells < 1000:
+    while plan.cells.used < 1000:
         step = plan.schedule()
         milliseconds = sum(len(chunk.tokens) for chunk in step.chunks) * 3.0
         assert milliseconds <= 200
@@ -292,8 +333,7 @@ def test_the_newest_gives_way_and_comes_back_first() -> None:
     for sequence in (old, new, later):
         plan.add(sequence)
     step = plan.schedule()
-    assert plan.newest(step) is new
-    assert plan.preempt(new) == 1
+    assert plan.make_room(step) is None
     assert (new.slot, new.cached, plan.running, plan.waiting) == (-1, 0, 1, 2)
     assert plan.schedule().admitted == [new]
 
@@ -302,14 +342,11 @@ def test_nobody_gives_way_alone_or_for_ever() -> None:
     plan = scheduler(slots=2)
     first, second = Sequence(0, [1], LIMIT), Sequence(1, [1], LIMIT)
     plan.add(first)
-    plan.schedule()
-    assert plan.preempt(first) == -1
+    assert plan.make_room(plan.schedule()) is first
     plan.add(second)
-    plan.schedule()
     for _ in range(MAX_PREEMPTIONS):
-        assert plan.preempt(second) >= 0
-        plan.schedule()
-    assert plan.preempt(second) == -1
+        assert plan.make_room(plan.schedule()) is None
+    assert plan.make_room(plan.schedule()) is second
 
 
 def test_nobody_is_admitted_without_cells() -> None:
@@ -317,3 +354,60 @@ def test_nobody_is_admitted_without_cells() -> None:
     plan.add(Sequence(0, [1] * 12, LIMIT))
     plan.add(Sequence(1, [1] * 12, LIMIT))
     assert [sequence.key for sequence in plan.schedule().admitted] == [0]
+
+
+def test_a_prompt_that_many_share_is_read_once() -> None:
+    machine = Machine(scheduler(slots=8, batch=32))
+    machine.backend.load(record(slots=8, batch=32), lambda _: None)
+    shared = list(range(64))
+    for key in range(8):
+        machine.scheduler.add(Sequence(key, [*shared, 100 + key, 7], LIMIT, 5))
+    read = 0
+    while len(machine.finished) < 8:
+        read += machine.step().costs.prefill_tokens
+    assert read <= 64 + 8 * 2
+    for key in range(8):
+        assert machine.finished[key][0] == alone([*shared, 100 + key, 7], 5)
+
+
+def test_other_prompts_pass_those_that_wait_for_one() -> None:
+    plan = scheduler(slots=3, batch=32)
+    for key, first in enumerate([1, 1, 2, 3]):
+        plan.add(Sequence(key, [first] * 80, LIMIT, 5))
+    assert [sequence.key for sequence in plan.schedule().admitted] == [0, 2], (
+        "and the last place is kept for the second"
+    )
+
+
+@pytest.mark.parametrize("event", ["cancel", "hold", "preempt"])
+def test_waiting_for_a_prompt_ends_with_its_reader(event: str) -> None:
+    plan = scheduler(slots=3, batch=32)
+    reader, waiting = Sequence(0, [1] * 80, LIMIT), Sequence(1, [1] * 80, LIMIT)
+    plan.add(reader)
+    plan.add(waiting)
+    step = plan.schedule()
+    assert step.admitted == [reader]
+    plan.postprocess(step, [], 1.0)
+    assert plan.schedule().admitted == []
+    if event == "cancel":
+        plan.remove(reader)
+    elif event == "hold":
+        reader.held = True
+    else:
+        plan.add(other := Sequence(2, [9] * 20, LIMIT))
+        assert plan.schedule().admitted == [other]
+        plan.remove(reader)
+    assert plan.schedule().admitted == [waiting]
+    assert waiting.cached == 32
+
+
+def test_spoilt_cells_are_kept_by_nobody() -> None:
+    machine = Machine(scheduler())
+    machine.backend.load(record(), lambda _: None)
+    machine.scheduler.add(Sequence(0, [1] * 40, LIMIT, 1))
+    machine.scheduler.add(broken := Sequence(1, [2] * 40, LIMIT, 9))
+    while 0 not in machine.finished:
+        machine.step()
+    assert machine.scheduler.cells.retained == 40
+    machine.scheduler.remove(broken, spoilt=True)
+    assert machine.scheduler.cells.used == 0

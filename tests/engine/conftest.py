@@ -25,7 +25,7 @@ GREEDY = Sampling(temperature=0.0)
 
 def make_record(**changes: object) -> EngineRecord:
     numbers = {
-        "mode": "generate", "context_length": 512, "slots": 4, "cells": 2048, "sequences": 4, "batch": 64,
+        "mode": "generate", "context_length": 512, "slots": 4, "cells": 2048, "sequences": 8, "batch": 64,
         "prefix_bytes": 0, "type_k": "f16", "type_v": "f16",
         "flash_attention": "auto", "mmap": True, "mlock": False, "gpu_layers": 0, "threads": 1,
     }  # fmt: skip
@@ -73,6 +73,11 @@ class Harness:
     def turn(self) -> None:
         self.loop.turn()
         self.read()
+
+    def idle(self) -> None:
+        """What is left to do when all requests are done."""
+        self.link.wake()
+        self.turn()
 
     def read(self) -> None:
         while True:

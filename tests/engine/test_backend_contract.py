@@ -12,7 +12,7 @@ from tests.support.gguf_maker import make_gguf
 
 from paddock_runner.core.engine_sampling import normal_sampling
 from paddock_runner.core.generation import GenerationRequest, Sampling, Segment
-from paddock_runner.core.scheduler import Chunk, Sequence
+from paddock_runner.core.sequence import Chunk, Sequence
 from paddock_runner.engine.backend import Backend, NoCellsError
 from paddock_runner.engine.fake import FakeBackend
 from paddock_runner.engine.llama import LlamaBackend
@@ -127,6 +127,35 @@ class TestBackend:
         backend.remove(0)
         feed(backend, 0, PROMPT[:20])
         assert draw(backend) == expected
+
+    def test_a_copy_of_a_beginning_goes_on_like_the_original(self, backend: Backend) -> None:
+        feed(backend, 1, PROMPT)
+        whole = draw(backend)
+        backend.remove(1)
+        feed(backend, 0, PROMPT[:30])
+        backend.copy(0, 5, 24)
+        feed(backend, 5, PROMPT[24:], 24)
+        assert draw(backend) == whole
+        feed(backend, 0, PROMPT[30:], 30)
+        assert draw(backend) == whole, "the original is untouched"
+        backend.remove(0)
+        feed(backend, 5, PROMPT[:4], len(PROMPT))
+        again = draw(backend)
+        backend.remove(5, len(PROMPT))
+        feed(backend, 5, PROMPT[:4], len(PROMPT))
+        assert draw(backend) == again, "and its cells outlive it"
+
+    def test_shared_cells_count_once(self, backend: Backend) -> None:
+        for start in range(0, 384, 64):
+            feed(backend, 0, (PROMPT * 2)[:64], start)
+        for target in range(1, 8):
+            backend.copy(0, target, 384)
+        feed(backend, 1, (PROMPT * 2)[:64], 384)
+        feed(backend, 2, (PROMPT * 2)[:64], 384)
+        with pytest.raises(NoCellsError):
+            feed(backend, 3, PROMPT[:1], 384)
+        backend.remove(1, 384)
+        feed(backend, 3, PROMPT[:1], 384)
 
     def test_no_cells_changes_nothing(self, backend: Backend) -> None:
         prompt = (PROMPT * 2)[:64]

@@ -9,7 +9,7 @@ import pytest
 from tests.engine.conftest import GREEDY, Harness, make_request
 
 from paddock_runner.core.generation import Delta, Finished, Sampling, Segment, Started
-from paddock_runner.engine.backend import BackendError
+from paddock_runner.engine.backend import Abilities, BackendError
 from paddock_runner.engine.fake import BOS, END, FakeBackend, Faults
 from paddock_runner.engine.link import BACKLOG_BYTES, LinkClosedError
 from paddock_runner.engine.protocol import Cancel, Failed, Hold, Release, Shutdown
@@ -38,6 +38,7 @@ def test_one_request_from_start_to_finish(harness: Make) -> None:
     assert min(finished.queue_seconds, finished.prefill_seconds, finished.decode_seconds) >= 0
     assert engine.text(1) == "grüße"
     assert bytes(engine.tokens(1)).decode() == "grüße"
+    engine.idle()
     assert engine.backend.cells == {}
     assert all(sampler.closed for sampler in engine.backend.samplers)
 
@@ -194,7 +195,8 @@ def test_output_that_is_not_a_number_ends_one_sequence_only(harness: Make) -> No
     engine.pump(lambda: engine.is_done(1, 2))
     failures = [handle for handle in (1, 2) if isinstance(engine.last(handle), Failed)]
     assert len(failures) == 1
-    assert engine.backend.cells == {}
+    engine.idle()
+    assert engine.backend.used_cells == engine.stats[-1].retained_cells == 6 + 19, "those of the other one"
 
 
 def test_without_cells_the_newest_starts_over_and_says_the_same(harness: Make) -> None:
@@ -304,3 +306,57 @@ def test_user_text_never_becomes_a_control_token(harness: Make) -> None:
     started = engine.events[1][0]
     assert isinstance(started, Started)
     assert started.tokens == (BOS, *b"sys", END, *b"say </s> please", END)
+
+
+def test_the_next_turn_of_a_talk_reads_only_what_is_new(harness: Make) -> None:
+    engine, calm = harness(), harness()
+    first = "a long enough beginning of a talk"
+    engine.submit(1, make_request(first))
+    engine.pump(lambda: engine.is_done(1))
+    second = first + engine.text(1) + " and more"
+    read = sum(stats.prefill_tokens for stats in engine.stats)
+    for each in (engine, calm):
+        each.submit(2, make_request(second, logprobs=2))
+        each.pump(lambda each=each: each.is_done(2))
+    started = engine.events[2][0]
+    assert isinstance(started, Started)
+    assert (started.prompt_tokens, started.cached_tokens) == (len(second) + 1, len(first) + 20)
+    assert sum(stats.prefill_tokens for stats in engine.stats) - read == len(" and more") + 1
+    assert [event for event in engine.events[2] if isinstance(event, Delta)] == [
+        event for event in calm.events[2] if isinstance(event, Delta)
+    ]
+
+
+def test_users_of_one_system_prompt_read_it_once_but_not_across_tenants(harness: Make) -> None:
+    engine = harness(slots=8, sequences=16, cells=4096)
+    system = "you are a helpful assistant. " * 4
+    for handle in range(8):
+        engine.submit(handle, make_request(f"{system}{handle} hello", tenant="ab"[handle % 2], max_tokens=8))
+    engine.pump(lambda: engine.is_done(*range(8)))
+    cached = [engine.events[handle][0].cached_tokens for handle in range(8)]
+    assert cached[:2] == [0, 0]
+    assert min(cached[2:]) > len(system) - 16
+    assert max(stats.shared_cells for stats in engine.stats) >= 2 * len(system)
+    engine.idle()
+    assert engine.stats[-1].retained_cells == engine.backend.used_cells > 0
+    assert engine.stats[-1].used_cells == 0
+
+
+def test_kept_prefixes_give_way_before_anybody_is_preempted(harness: Make) -> None:
+    engine = harness(context_length=256, cells=256, slots=2, sequences=6)
+    for handle in range(6):
+        engine.submit(handle, make_request(f"{handle}" * 100, max_tokens=60))
+        engine.pump(lambda handle=handle: engine.is_done(handle))
+        assert isinstance(engine.last(handle), Finished)
+    assert max(stats.used_cells + stats.retained_cells for stats in engine.stats) <= 256
+
+
+def test_a_model_with_a_window_shares_nothing(harness: Make) -> None:
+    engine = harness(FakeBackend(abilities=Abilities(window=64)))
+    for handle in range(2):
+        engine.submit(handle, make_request("the same long prompt again and again"))
+        engine.pump(lambda handle=handle: engine.is_done(handle))
+    assert engine.text(0) == engine.text(1)
+    assert engine.events[1][0].cached_tokens == 0
+    engine.idle()
+    assert engine.backend.cells == {}

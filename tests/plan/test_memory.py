@@ -48,6 +48,8 @@ def test_context_and_cells(trained: int, spec: dict[str, Any], context: int, cel
 def test_batch_is_never_below_the_slots() -> None:
     record = engine(serving={"slots": 200}, parameters={"num_batch": 16})
     assert (record["batch"], record["sequences"]) == (200, 200)
+    record = engine(serving={"slots": 2})
+    assert (record["batch"], record["sequences"]) == (512, 18), "and 16 for prefixes"
 
 
 def test_rough_estimate_adds_up_and_survives_missing_facts() -> None:
@@ -69,8 +71,8 @@ def test_estimate_from_facts() -> None:
     parts = estimate_parts(record, FACTS, 49152)
     assert sizes["weights"] == 28311552 + 2304 + 69000000 + 7_000_000, "tensors, not files; adapters besides"
     assert sizes["kv"] == 8192 * 11520 * 2
-    assert parts.compute == 30000 * 512 + 8192 * 512 * 2
-    assert sizes["compute"] == parts.compute + 4 * 4 * 49152
+    assert parts.compute == 30000 * 520 + 8192 * 520 * 2, "a step for 20 sequences is rounded up"
+    assert sizes["compute"] == parts.compute + 4 * 20 * 49152
     assert sizes["total"] == parts.total + 7_000_000
 
 
@@ -79,15 +81,15 @@ def test_what_costs_more() -> None:
         return estimate_parts({**engine(), **changes}, FACTS, 49152).compute
 
     assert compute(batch=256) * 2 == compute()
-    assert compute(flashAttention="off") == (4 * 9 * 8192 + 9000) * 512 + 8192 * 512 * 4
-    assert compute(slots=256, cells=256, batch=256) == 4 * 49152 * 256, "then the logits are the most"
+    assert compute(flashAttention="off") == (4 * 9 * 8192 + 9000) * 520 + 8192 * 520 * 4
+    assert compute(sequences=256, cells=256, batch=256) == 4 * 49152 * 256, "then the logits are the most"
     recurrent = {**FACTS, "state": 1000, "step": {**FACTS["step"], "sequence": 70}}
     parts = estimate_parts(engine(), recurrent, 49152)
-    assert (parts.state, parts.compute - compute()) == (4000, 280)
+    assert (parts.state, parts.compute - compute(sequences=4)) == (4000, 280), "it makes no ids beyond the slots"
     padded = {**FACTS, "caches": [{"window": 0, "key": 10, "value": 10, "padded": 30}]}
     assert kv_bytes({**engine(), "flashAttention": "off"}, padded) == 2 * kv_bytes(engine(), padded)
     encoder = {**FACTS, "caches": [], "encoder": True}
-    assert estimate_parts(engine(), encoder, 10).compute == 30000 * 512 + 512 * 512 * 2
+    assert estimate_parts(engine(), encoder, 10).compute == 30000 * 520 + 520 * 520 * 2
 
 
 @pytest.mark.parametrize(

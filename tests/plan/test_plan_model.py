@@ -155,7 +155,7 @@ def test_the_configuration_is_the_contracts() -> None:
     assert SERVE["names"] == ["smollm2", "smollm2:135m"]
     assert SERVE["credentials"] == [{"endpoint": "default/main", "sha256": "d" * 64}]
     assert SERVE["engine"] == {
-        "mode": "generate", "contextLength": 2048, "slots": 4, "cells": 8192, "sequences": 4, "batch": 512,
+        "mode": "generate", "contextLength": 2048, "slots": 4, "cells": 8192, "sequences": 20, "batch": 512,
         "prefixBytes": 0, "typeK": "f16", "typeV": "f16",
         "flashAttention": "auto", "mmap": True, "mlock": False, "gpuLayers": 0, "threads": 0,
     }  # fmt: skip

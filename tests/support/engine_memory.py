@@ -16,7 +16,7 @@ from typing import Any
 
 SECONDS = 120
 ENGINE = {
-    "mode": "generate", "contextLength": 2048, "slots": 4, "cells": 8192, "sequences": 4, "batch": 512,
+    "mode": "generate", "contextLength": 2048, "slots": 4, "cells": 8192, "sequences": 20, "batch": 512,
     "prefixBytes": 0, "typeK": "f16", "typeV": "f16",
     "flashAttention": "auto", "mmap": True, "mlock": False, "gpuLayers": 0, "threads": 2,
 }  # fmt: skip
@@ -42,8 +42,9 @@ class Allocated:
 
 def engine(context: int = 2048, slots: int = 4, cache: str = "f16", **changes: Any) -> dict[str, Any]:
     """The `engine` object of a serve configuration."""
-    sizes = {"contextLength": context, "slots": slots, "sequences": slots, "cells": context * slots}
-    return {**ENGINE, **sizes, "typeK": cache, "typeV": cache, **changes}
+    sizes = {"contextLength": context, "slots": slots, "cells": context * slots}
+    record = {**ENGINE, **sizes, "typeK": cache, "typeV": cache, **changes}
+    return {**record, "sequences": min(slots + 16, record["batch"])}
 
 
 def allocated(model: Path, record: Mapping[str, Any], *, swa_full: bool = True, step: bool = False) -> Allocated:
@@ -63,15 +64,16 @@ def _resident() -> int:
 
 def _main(request: Mapping[str, Any]) -> None:
     from paddock_runner.core.engine_record import EngineRecord
-    from paddock_runner.core.scheduler import Chunk, Sequence
+    from paddock_runner.core.sequence import Chunk, Sequence
     from paddock_runner.engine import llama
+    from paddock_runner.engine.backend import Abilities
     from paddock_runner.engine.llama_log import LogCapture, buffer_bytes
 
     if not request["swaFull"]:
         made = llama._context_params
 
-        def windows_only(record: EngineRecord, threads: int) -> Any:
-            params = made(record, threads)
+        def windows_only(record: EngineRecord, abilities: Abilities, threads: int) -> Any:
+            params = made(record, abilities, threads)
             params.swa_full = False
             return params
 

@@ -18,6 +18,10 @@ DEFAULT_CONTEXT = 4096
 DEFAULT_SLOTS = 4
 DEFAULT_BATCH = 512
 DEFAULT_CACHE_TYPE = "f16"
+RETAINED = 16
+"""So many prefixes of finished requests stay in the cache for later ones; each is an id beside those of the slots."""
+MAX_SEQUENCES = 256
+"""LLAMA_MAX_SEQ"""
 MAX_CELLS = 4194304
 """Above this llama.cpp's 32-bit positions are in danger; the runner refuses it as well."""
 MAX_BATCH = 65536
@@ -30,13 +34,15 @@ def engine_record(spec: ModelSpec, trained_context: int) -> dict[str, Any]:
     cache = serving.kv_cache or KVCache()
     slots = serving.slots or DEFAULT_SLOTS
     context = _context(serving, parameters, trained_context)
+    batch = min(max(parameters.num_batch or DEFAULT_BATCH, slots), MAX_BATCH)
+    retained = RETAINED if serving.mode in (None, "Generate") else 0
     return {
         "mode": (serving.mode or "Generate").lower(),
         "contextLength": context,
         "slots": slots,
         "cells": (cache.cells and max(cache.cells, context)) or min(context * slots, MAX_CELLS),
-        "sequences": slots,
-        "batch": min(max(parameters.num_batch or DEFAULT_BATCH, slots), MAX_BATCH),
+        "sequences": min(slots + retained, batch, MAX_SEQUENCES),
+        "batch": batch,
         "prefixBytes": 0,
         "typeK": cache.type_k or DEFAULT_CACHE_TYPE,
         "typeV": cache.type_v or DEFAULT_CACHE_TYPE,
@@ -89,7 +95,7 @@ def _rough(engine: Mapping[str, Any], details: Mapping[str, Any], weights: int, 
     kv = int(engine["cells"] * _fact(details, "blockCount") * heads * (key + value))
     activations = engine["batch"] * 4 * (vocab + 2 * width)
     scores = engine["batch"] * 4 * engine["cells"] * _fact(details, "headCount")
-    compute = activations + engine["slots"] * 4 * vocab + (scores if engine["flashAttention"] == "off" else 0)
+    compute = activations + engine["sequences"] * 4 * vocab + (scores if engine["flashAttention"] == "off" else 0)
     process = PROCESS_BYTES + TOKEN_BYTES * vocab
     loaded = weights + others
     return {"weights": loaded, "kv": kv, "compute": compute, "total": loaded + kv + compute + process}

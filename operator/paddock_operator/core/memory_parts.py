@@ -87,11 +87,17 @@ def estimate_parts(engine: Mapping[str, Any], facts: Mapping[str, Any], vocab: i
     return Estimate(
         weights=facts["input"] + facts["blocks"] + facts["output"],
         kv=kv_bytes(engine, facts),
-        state=facts["state"] * engine["sequences"],
+        state=facts["state"] * sequences(engine, facts),
         compute=compute_bytes(engine, facts, vocab),
-        output=4 * vocab * engine["slots"],
+        output=4 * vocab * sequences(engine, facts),
         process=PROCESS_BYTES + TOKEN_BYTES * vocab + engine["prefixBytes"],
     )
+
+
+def sequences(engine: Mapping[str, Any], facts: Mapping[str, Any]) -> int:
+    """How many sequence ids the engine makes: without prefixes to share, one for each slot."""
+    shares = not (facts["state"] or any(cache["window"] for cache in facts["caches"]))
+    return int(engine["sequences"] if shares else engine["slots"])
 
 
 def kv_bytes(engine: Mapping[str, Any], facts: Mapping[str, Any]) -> int:
@@ -109,7 +115,8 @@ def compute_bytes(engine: Mapping[str, Any], facts: Mapping[str, Any], vocab: in
     """Bytes of the tensors of the largest step: masks of attention beside activations, or the logits."""
     step, flash, encoder = facts["step"], engine["flashAttention"] != "off", facts["encoder"]
     batch = engine["batch"] if encoder else min(engine["batch"], engine["cells"])
-    tokens = min(batch, _padded(engine["cells"]))
+    several = sequences(engine, facts)
+    tokens = -(-min(batch, _padded(engine["cells"])) // several) * several
     cells = [tokens] if encoder else [_padded(engine["cells"]) for _ in facts["caches"]]
     masks = sum(cells) * tokens * (2 if flash else 4)
     if flash:
@@ -118,8 +125,8 @@ def compute_bytes(engine: Mapping[str, Any], facts: Mapping[str, Any], vocab: in
         most = max(cells, default=0)
         scores = (4 * facts["heads"] * most + step["scored"]) * tokens + step["cell"] * most
         activations = max(step["plain"] * tokens, scores)
-    logits = 0 if encoder else 4 * vocab * min(engine["slots"], tokens)
-    return int(max(masks + activations + step["sequence"] * engine["slots"], logits))
+    logits = 0 if encoder else 4 * vocab * min(several, tokens)
+    return int(max(masks + activations + step["sequence"] * several, logits))
 
 
 def _padded(cells: int) -> int:

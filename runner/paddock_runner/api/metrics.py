@@ -111,8 +111,12 @@ class Metrics:
         self.running = self._gauge("requests_running", "Requests in a slot.")
         self.waiting = self._gauge("requests_waiting", "Requests waiting for a slot.")
         self.slots = self._gauge("slots", "Slots by use.", ("state",))
-        self.kv_tokens = self._gauge("kv_cache_tokens", "Cells of the KV cache.", ("state",))
-        self.kv_ratio = self._gauge("kv_cache_usage_ratio", "Used part of the KV cache, 0 to 1.")
+        self.kv_tokens = self._gauge(
+            "kv_cache_tokens",
+            "Cells of the KV cache: used by requests that run (shared: by several), retained for prefixes, free.",
+            ("state",),
+        )
+        self.kv_ratio = self._gauge("kv_cache_usage_ratio", "Part of the KV cache that requests use, 0 to 1.")
         self.memory = self._gauge(
             "memory_bytes", "Memory of the engine by use, of its process (resident) and of the front.", ("kind",)
         )
@@ -192,8 +196,10 @@ class Metrics:
         self.waiting.labels(self.model).set(busy - running)
         self.slots.labels(self.model, "busy").set(running)
         self.slots.labels(self.model, "idle").set(slots - running)
-        self.kv_tokens.labels(self.model, "used").set(used)
-        self.kv_tokens.labels(self.model, "capacity").set(cells)
+        retained, shared = (stats.retained_cells, stats.shared_cells) if stats else (0, 0)
+        numbers = {"used": used, "shared": shared, "retained": retained, "capacity": cells}
+        for state, number in {**numbers, "free": cells - used - retained}.items():
+            self.kv_tokens.labels(self.model, state).set(number)
         self.kv_ratio.labels(self.model).set(used / cells if cells else 0)
 
     def finished(self, operation: Operation, event: Finished) -> None:

@@ -17,7 +17,7 @@ from typing import Any
 
 from paddock_runner import logs
 from paddock_runner.commands.events import read_input
-from paddock_runner.core.engine_record import EngineRecord, EngineRecordError
+from paddock_runner.core.engine_record import MAX_SEQUENCES, EngineRecord, EngineRecordError
 from paddock_runner.core.manifest import InvalidManifestError, strict_json
 from paddock_runner.core.memory import estimate
 from paddock_runner.core.memory_facts import memory_facts, parts_of
@@ -39,6 +39,7 @@ from paddock_runner.store.store import Store
 EXIT_FAILED = 1
 MAX_REQUEST_BYTES = 1 << 20
 DEFAULT_CONTEXT = 4096
+RETAINED = 16
 
 
 class _InvalidOptionError(ValueError):
@@ -172,7 +173,8 @@ def _record(arguments: argparse.Namespace, header: GGUFHeader) -> EngineRecord:
     trained = header.own("context_length") or DEFAULT_CONTEXT
     context = arguments.context if arguments.context is not None else min(trained, DEFAULT_CONTEXT)
     return EngineRecord.from_config({
-        "mode": "generate", "contextLength": context, "slots": arguments.slots, "sequences": arguments.slots,
+        "mode": "generate", "contextLength": context, "slots": arguments.slots,
+        "sequences": min(arguments.slots + RETAINED, arguments.batch, MAX_SEQUENCES),
         "batch": arguments.batch, "prefixBytes": 0,
         "cells": context * arguments.slots if arguments.cells is None else arguments.cells,
         "typeK": arguments.kv_type, "typeV": arguments.kv_type, "flashAttention": arguments.flash_attention,

@@ -36,7 +36,11 @@ class MemoryNumbers:
 
 @dataclass(frozen=True, slots=True)
 class StepStats:
-    """Sequences and tokens of one step; `milliseconds` is its wall time, `used_cells` the KV cells in use after it."""
+    """Sequences and tokens of one step; `milliseconds` is its wall time.
+
+    KV cells after it: `used_cells` by sequences that run (`shared_cells` of them by several), `retained_cells` only
+    for the prefixes they keep.
+    """
 
     running: int
     waiting: int
@@ -44,3 +48,5 @@ class StepStats:
     decode_tokens: int
     milliseconds: float
     used_cells: int
+    retained_cells: int
+    shared_cells: int

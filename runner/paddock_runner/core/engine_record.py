@@ -102,8 +102,8 @@ def _check_together(record: EngineRecord) -> None:
         raise EngineRecordError("sequences", f"is {record.sequences}, but must be at least slots ({record.slots})")
     if record.cells < record.context_length:
         raise EngineRecordError("cells", f"is {record.cells}, but must be ≥ contextLength ({record.context_length})")
-    if record.batch < record.slots:
-        raise EngineRecordError("batch", f"is {record.batch}, but must be at least slots ({record.slots})")
+    if record.batch < record.sequences:
+        raise EngineRecordError("batch", f"is {record.batch}, but must be at least sequences ({record.sequences})")
 
 
 def _integer(config: Mapping[str, object], name: str, low: int, high: int) -> int:

@@ -57,12 +57,18 @@ def estimate(
     return Estimate(
         weights=facts["input"] + facts["blocks"] + facts["output"] + adapters,
         kv=kv_bytes(facts["caches"], record),
-        state=facts["state"] * record.sequences,
+        state=facts["state"] * sequences(facts, record),
         compute=compute_bytes(facts, vocab, record),
-        output=4 * vocab * record.slots,
+        output=4 * vocab * sequences(facts, record),
         projector=projector,
         process=PROCESS_BYTES + TOKEN_BYTES * vocab + record.prefix_bytes,
     )
+
+
+def sequences(facts: Mapping[str, Any], record: EngineRecord) -> int:
+    """How many sequence ids the engine makes: without prefixes to share, one for each slot."""
+    shares = not (facts["state"] or any(cache["window"] for cache in facts["caches"]))
+    return record.sequences if shares else record.slots
 
 
 def kv_bytes(caches: Sequence[Mapping[str, int]], record: EngineRecord, *, swa_full: bool = True) -> int:
@@ -79,14 +85,15 @@ def _cells(window: int, record: EngineRecord, swa_full: bool) -> int:
     cells = padded(record.cells)
     if not window or swa_full:
         return cells
-    return padded(min(cells, window * record.sequences + _tokens(record, cells)))
+    return padded(min(cells, window * record.slots + _tokens(record, cells)))
 
 
 def compute_bytes(facts: Mapping[str, Any], vocab: int, record: EngineRecord) -> int:
     """Bytes of the tensors of the largest step: masks of attention beside activations, or the logits."""
     step, flash = facts["step"], record.flash_attention != "off"
     batch = record.batch if facts["encoder"] else _tokens(record, record.cells)
-    tokens = min(batch, padded(record.cells))
+    several = sequences(facts, record)
+    tokens = -(-min(batch, padded(record.cells)) // several) * several
     cells = [tokens] if facts["encoder"] else [padded(record.cells) for _ in facts["caches"]]
     masks = sum(cells) * tokens * (2 if flash else 4)
     if flash:
@@ -95,8 +102,8 @@ def compute_bytes(facts: Mapping[str, Any], vocab: int, record: EngineRecord) ->
         most = max(cells, default=0)
         scores = (4 * facts["heads"] * most + step["scored"]) * tokens + step["cell"] * most
         activations = max(step["plain"] * tokens, scores)
-    logits = 0 if facts["encoder"] else 4 * vocab * min(record.slots, tokens)
-    return int(max(masks + activations + step["sequence"] * record.slots, logits))
+    logits = 0 if facts["encoder"] else 4 * vocab * min(several, tokens)
+    return int(max(masks + activations + step["sequence"] * several, logits))
 
 
 def _tokens(record: EngineRecord, cells: int) -> int:

@@ -12,7 +12,7 @@ from itertools import accumulate
 from typing import Any
 
 from paddock_runner.core.engine_record import EngineRecord
-from paddock_runner.core.memory import compute_bytes, kv_bytes
+from paddock_runner.core.memory import compute_bytes, kv_bytes, sequences
 from paddock_runner.core.memory_blocks import Block
 from paddock_runner.core.memory_facts import Parts
 
@@ -39,7 +39,7 @@ def split(
         sizes = {
             "weights": weights,
             "kv": kv_bytes([_cache(block) for block in mine if block.cached[0]], record),
-            "state": 4 * sum(block.state for block in mine) * record.sequences,
+            "state": 4 * sum(block.state for block in mine) * sequences(facts, record),
             "compute": step if mine or last else 0,
         }
         found.append({**sizes, "total": sum(sizes.values())})

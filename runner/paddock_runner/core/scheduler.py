@@ -2,7 +2,8 @@
 
 Three lines make the engine: `step = scheduler.schedule()`, run it, `scheduler.postprocess(step, results)`. A
 sequence is in one of three places: waiting (first come, first served), or in a slot and there in prefill (its tokens
-are not all in the cache) or decoding (all but its newest token are). A slot's number is its KV cache sequence id.
+are not all in the cache) or decoding (all but its newest token are). What it leaves in the cache stays as a prefix for
+later ones (`core.prefix`); sequences that run always come before those.
 """
 
 from __future__ import annotations
@@ -10,97 +11,53 @@ from __future__ import annotations
 import itertools
 from collections import deque
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
 from typing import Literal
 
-from paddock_runner.core.costs import CostModel, StepCosts
+from paddock_runner.core.costs import CostModel
 from paddock_runner.core.generation import ContextExceededError, InvalidRequestError, QueueFullError
+from paddock_runner.core.prefix import PrefixTree
+from paddock_runner.core.prefix_nodes import common
+from paddock_runner.core.scheduler_packing import CHUNK_UNIT, Packer
+from paddock_runner.core.sequence import Sampled, Sequence, Step
 
-# What the scheduler plans for; the bound itself is 200 ms, the rest is room for a wrong estimate.
-STEP_TARGET_MS = 150.0
-CHUNK_UNIT = 16
 MAX_PREEMPTIONS = 8
+# A sequence waits for another one's prompt to be read if that saves it so many tokens.
+WORTH_WAITING = CHUNK_UNIT
 
 EndReason = Literal["stop", "length"]
 
 
-@dataclass(slots=True, eq=False)
-class Sequence:
-    """One sequence. `tokens` are the prompt and everything generated; the first `cached` of them are in the KV cache.
-
-    `limit` is the most tokens it may have in all, `max_tokens` the most it may generate (< 0: no bound but `limit`).
+class Scheduler:
+    """`slots` sequences at once, `cells` KV cells for all, at most `hot` of them only for keeping prefixes; `batch`
+    tokens in one step, `queue_depth` sequences waiting.
     """
 
-    key: int
-    tokens: list[int]
-    limit: int
-    max_tokens: int = -1
-    prompt_tokens: int = field(init=False)
-    slot: int = -1
-    cached: int = 0
-    held: bool = False
-    preemptions: int = 0
-    last_turn: int = -1
-
-    def __post_init__(self) -> None:
-        self.prompt_tokens = len(self.tokens)
-
-    @property
-    def generated(self) -> int:
-        return len(self.tokens) - self.prompt_tokens
-
-    @property
-    def missing(self) -> int:
-        """Tokens that are not in the cache yet."""
-        return len(self.tokens) - self.cached
-
-    @property
-    def decoding(self) -> bool:
-        """Only the newest token is missing, and it was generated or is the last of the prompt."""
-        return self.missing == 1 and self.cached > 0
-
-
-@dataclass(frozen=True, slots=True)
-class Chunk:
-    """`tokens` of `sequence` from position `start`. `output` asks for logits after the last one."""
-
-    sequence: Sequence
-    start: int
-    tokens: list[int]
-    output: bool
-
-
-@dataclass(frozen=True, slots=True)
-class Step:
-    """One batch. `admitted` are the sequences that got a slot for it."""
-
-    chunks: list[Chunk]
-    admitted: list[Sequence]
-    costs: StepCosts
-
-
-@dataclass(frozen=True, slots=True)
-class Sampled:
-    """A sequence's new token; `end` says that it is one of the model's end tokens."""
-
-    sequence: Sequence
-    token: int
-    end: bool
-
-
-class Scheduler:
-    """`slots` sequences at once, `cells` KV cells for all, `batch` tokens in one step, `queue_depth` waiting."""
-
-    def __init__(self, *, slots: int, cells: int, batch: int, queue_depth: int, costs: CostModel) -> None:
-        self._free_slots = deque(range(slots))
+    def __init__(
+        self,
+        *,
+        slots: int,
+        cells: int,
+        batch: int,
+        queue_depth: int,
+        costs: CostModel,
+        prefixes: PrefixTree,
+        hot: int,
+    ) -> None:
+        self._slots = slots
         self._cells = cells
-        self._batch = batch
+        self._hot = hot
         self._queue_depth = queue_depth
+        self._prefixes = prefixes
+        self._packer = Packer(batch, costs)
         self._costs = costs
         self._waiting: deque[Sequence] = deque()
         self._active: list[Sequence] = []  # oldest first
-        self._prefill_owed = False
         self._turns = itertools.count()
+
+    @property
+    def cells(self) -> PrefixTree:
+        """Who owns which cells; to be read only."""
+        return self._prefixes
 
     @property
     def waiting(self) -> int:
@@ -109,10 +66,6 @@ class Scheduler:
     @property
     def running(self) -> int:
         return len(self._active)
-
-    @property
-    def used_cells(self) -> int:
-        return sum(sequence.cached for sequence in self._active)
 
     def add(self, sequence: Sequence) -> None:
         """Queue a sequence. Raises InvalidRequestError, ContextExceededError, QueueFullError, changing nothing."""
@@ -124,28 +77,23 @@ class Scheduler:
             raise QueueFullError(len(self._waiting), 1.0)
         self._waiting.append(sequence)
 
-    def remove(self, sequence: Sequence) -> int:
-        """Take a sequence out, wherever it is. Returns the slot whose cells must be dropped, -1 for none."""
-        if sequence.slot < 0:
-            if sequence in self._waiting:
-                self._waiting.remove(sequence)
-            return -1
-        return self._leave_slot(sequence)
+    def remove(self, sequence: Sequence, *, spoilt: bool = False) -> None:
+        """Take a sequence out, wherever it is. `spoilt`: what it and the prefixes left in the cache is not trusted."""
+        if sequence.slot >= 0:
+            self._leave_slot(sequence, keep=not spoilt)
+        elif sequence in self._waiting:
+            self._waiting.remove(sequence)
+        if spoilt:
+            self._prefixes.evict(self._cells)
 
     def schedule(self) -> Step:
         """The next batch; without chunks when nothing can run now."""
-        admitted = self._admit()
-        if self._prefill_owed:
-            prefill = self._prefill_chunks(STEP_TARGET_MS, self._batch)
-            left = STEP_TARGET_MS - self._prefill_ms(prefill)
-            decode = self._decode_chunks(left, self._batch - _count(prefill), must=not prefill)
-        else:
-            decode = self._decode_chunks(STEP_TARGET_MS, self._batch)
-            left = STEP_TARGET_MS - self._decode_ms(decode)
-            prefill = self._prefill_chunks(left, self._batch - len(decode), must=not decode)
-        self._prefill_owed = not prefill and any(map(_needs_prefill, self._active))
-        costs = StepCosts(len(decode), _depth(decode), _count(prefill), _depth(prefill))
-        return Step(decode + prefill, admitted, costs)
+        admitted = list(self._admit())
+        chunks, costs = self._packer.pack(self._active)
+        needed = sum(len(chunk.tokens) for chunk in chunks)
+        kept = self._prefixes.retained
+        self._prefixes.evict(max(self._prefixes.used + needed - self._cells, kept - self._hot))
+        return Step(self._prefixes.take_operations(), chunks, admitted, costs)
 
     def postprocess(
         self, step: Step, sampled: Iterable[Sampled], milliseconds: float
@@ -153,24 +101,25 @@ class Scheduler:
         """Record a step that was run. Returns the sequences that are complete; the caller removes them."""
         self._costs.observe(step.costs, milliseconds)
         for chunk in step.chunks:
+            self._prefixes.grow(chunk.sequence.slot, chunk.tokens)
             chunk.sequence.cached = chunk.start + len(chunk.tokens)
             chunk.sequence.last_turn = next(self._turns)
         return list(self._ended(sampled))
 
-    def newest(self, step: Step) -> Sequence:
-        """The sequence of `step` that was admitted last: the one to give way when the cells do not suffice."""
-        return max((chunk.sequence for chunk in step.chunks), key=self._active.index)
+    def make_room(self, step: Step) -> Sequence | None:
+        """The backend found no cells for `step`: kept prefixes give way, then the newest sequence waits again.
 
-    def preempt(self, sequence: Sequence) -> int:
-        """Let a sequence wait again, first in line, with all its tokens. Returns the slot whose cells must be dropped.
-
-        -1 when it is alone or was preempted too often: then nothing has changed and it can only fail.
+        Returns a sequence that can only fail: it is alone, or has given way too often. Then nothing has changed.
         """
-        if len(self._active) == 1 or sequence.preemptions >= MAX_PREEMPTIONS:
-            return -1
-        sequence.preemptions += 1
-        self._waiting.appendleft(sequence)
-        return self._leave_slot(sequence)
+        if self._prefixes.evict(sum(len(chunk.tokens) for chunk in step.chunks)):
+            return None
+        newest = max((chunk.sequence for chunk in step.chunks), key=self._active.index)
+        if len(self._active) == 1 or newest.preemptions >= MAX_PREEMPTIONS:
+            return newest
+        newest.preemptions += 1
+        self._leave_slot(newest, keep=True)
+        self._waiting.appendleft(newest)
+        return None
 
     def _ended(self, sampled: Iterable[Sampled]) -> Iterator[tuple[Sequence, EndReason]]:
         for item in sampled:
@@ -181,94 +130,39 @@ class Scheduler:
             elif sequence.generated == sequence.max_tokens or len(sequence.tokens) >= sequence.limit:
                 yield sequence, "length"
 
-    def _leave_slot(self, sequence: Sequence) -> int:
-        slot, sequence.slot, sequence.cached = sequence.slot, -1, 0
+    def _leave_slot(self, sequence: Sequence, *, keep: bool) -> None:
+        (self._prefixes.keep if keep else self._prefixes.drop)(sequence.slot)
         self._active.remove(sequence)
-        self._free_slots.append(slot)
-        return slot
+        sequence.slot, sequence.cached = -1, 0
 
-    def _admit(self) -> list[Sequence]:
-        admitted = []
-        needed = sum(len(sequence.tokens) for sequence in self._active)
-        while self._waiting and self._free_slots:
-            needed += len(self._waiting[0].tokens) + 1
-            if needed > self._cells and self._active:
-                break
-            sequence = self._waiting.popleft()
-            sequence.slot = self._free_slots.popleft()
-            self._active.append(sequence)
-            admitted.append(sequence)
-        return admitted
-
-    def _decode_chunks(self, budget_ms: float, room: int, *, must: bool = True) -> list[Chunk]:
-        chunks: list[Chunk] = []
-        deepest = 0
-        ready = [sequence for sequence in self._active if sequence.decoding and not sequence.held]
-        # Who was left out of the last step for lack of time comes first now.
-        for sequence in sorted(ready, key=_last_turn)[: max(room, 0)]:
-            deepest = max(deepest, sequence.cached)
-            free = must and len(chunks) < self._costs.always
-            if not free and self._costs.decode_ms(len(chunks) + 1, deepest) > budget_ms:
-                break
-            chunks.append(Chunk(sequence, sequence.cached, sequence.tokens[-1:], True))
-        return chunks
-
-    def _prefill_chunks(self, budget_ms: float, room: int, *, must: bool = True) -> list[Chunk]:
-        chunks: list[Chunk] = []
-        least = min(CHUNK_UNIT, self._costs.always) if must else 0
-        for sequence in self._active:
-            if not _needs_prefill(sequence):
+    def _admit(self) -> Iterator[Sequence]:
+        room = self._slots - len(self._active)
+        for sequence in list(self._waiting):
+            if room == 0:
+                return
+            # One that waits for a prefix has a place already: nobody overtakes it for long.
+            room -= 1
+            pinned, cached = self._found(sequence)
+            if any(self._reads_for(other, sequence, cached) for other in self._active):
                 continue
-            size = self._chunk_size(sequence, chunks, budget_ms, room - _count(chunks), least)
-            if size == 0:
-                break
-            chunks.append(_prefill_chunk(sequence, size))
-            least = 0
-        return chunks
+            if self._active and not self._fits(len(sequence.tokens) - pinned):
+                return
+            self._waiting.remove(sequence)
+            sequence.slot, sequence.cached = self._prefixes.open(sequence.tokens, sequence.tenant)
+            self._active.append(sequence)
+            yield sequence
 
-    def _chunk_size(self, sequence: Sequence, chunks: list[Chunk], budget_ms: float, room: int, least: int) -> int:
-        """The largest chunk that fits beside `chunks`; `least` when none does."""
-        taken, depth = _count(chunks), max(_depth(chunks), sequence.cached)
-        for size in _chunk_sizes(sequence.missing, room, least):
-            if self._costs.prefill_ms(taken + size, depth) <= budget_ms:
-                return size
-        return min(least, sequence.missing, room)
+    def _found(self, sequence: Sequence) -> tuple[int, int]:
+        found = self._prefixes.match(sequence.tokens, sequence.tenant)
+        return found.pinned, found.length
 
-    def _decode_ms(self, chunks: list[Chunk]) -> float:
-        return self._costs.decode_ms(len(chunks), _depth(chunks))
+    def _fits(self, more: int) -> bool:
+        """Cells for all tokens that are known, with one more for the first that is generated."""
+        return self._prefixes.pinned + sum(one.missing for one in self._active) + more + 1 <= self._cells
 
-    def _prefill_ms(self, chunks: list[Chunk]) -> float:
-        return self._costs.prefill_ms(_count(chunks), _depth(chunks))
-
-
-def _last_turn(sequence: Sequence) -> int:
-    return sequence.last_turn
-
-
-def _needs_prefill(sequence: Sequence) -> bool:
-    return not sequence.held and not sequence.decoding
-
-
-def _chunk_sizes(missing: int, room: int, least: int) -> Iterator[int]:
-    """What a chunk may have, largest first: all that are missing, multiples of CHUNK_UNIT.
-
-    Below that, more than `least`, if something must be done and not even one unit fits: a slow model.
-    """
-    if missing <= room:
-        yield missing
-    yield from range(min(missing - 1, room) // CHUNK_UNIT * CHUNK_UNIT, 0, -CHUNK_UNIT)
-    if least:
-        yield from range(min(missing, room, CHUNK_UNIT) - 1, least, -1)
-
-
-def _prefill_chunk(sequence: Sequence, size: int) -> Chunk:
-    end = sequence.cached + size
-    return Chunk(sequence, sequence.cached, sequence.tokens[sequence.cached : end], end == len(sequence.tokens))
-
-
-def _count(chunks: list[Chunk]) -> int:
-    return sum(len(chunk.tokens) for chunk in chunks)
-
-
-def _depth(chunks: list[Chunk]) -> int:
-    return max((chunk.start for chunk in chunks), default=0)
+    def _reads_for(self, other: Sequence, sequence: Sequence, cached: int) -> bool:
+        """`other` is reading a prompt that begins as that of `sequence`; better to read that part once."""
+        if not self._prefixes.keeping or not other.prefilling or other.tenant != sequence.tenant:
+            return False
+        same = common(other.tokens, sequence.tokens[:-1])
+        return same > other.cached and same - cached >= WORTH_WAITING

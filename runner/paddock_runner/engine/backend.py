@@ -14,7 +14,7 @@ from typing import Protocol
 from paddock_runner.core.engine_facts import MemoryNumbers, VocabFacts
 from paddock_runner.core.engine_record import EngineRecord
 from paddock_runner.core.generation import Sampling, TokenLogprob
-from paddock_runner.core.scheduler import Chunk
+from paddock_runner.core.sequence import Chunk
 
 
 class BackendError(Exception):
@@ -30,6 +30,22 @@ class NonFiniteLogitsError(Exception):
 
 
 @dataclass(frozen=True, slots=True)
+class Abilities:
+    """What the model's memory is like. `window` tokens of a sliding window, 0 for none; `recurrent` also if in part."""
+
+    recurrent: bool = False
+    window: int = 0
+
+    @property
+    def prefixes(self) -> bool:
+        """Any beginning of a sequence can be given to another one: every cell stays until it is removed.
+
+        Not so with windows: llama.cpp overwrites cells that the newest token of their one owner no longer sees.
+        """
+        return not (self.recurrent or self.window)
+
+
+@dataclass(frozen=True, slots=True)
 class Loaded:
     """`cells` and `batch` are what became of the record's numbers."""
 
@@ -38,6 +54,7 @@ class Loaded:
     flash_attention: bool
     cells: int
     batch: int
+    abilities: Abilities
 
 
 class Sampler(Protocol):
@@ -79,8 +96,11 @@ class Backend(Protocol):
     def logprob(self, row: int, token: int, top: int) -> TokenLogprob:
         """Exact log-probability of `token` and of the `top` best, before any sampler."""
 
-    def remove(self, slot: int) -> None:
-        """Drop all cells of a sequence id."""
+    def copy(self, source: int, target: int, length: int) -> None:
+        """Make sequence id `target`, which has no cells, an owner of the first `length` cells of `source`."""
+
+    def remove(self, slot: int, start: int = 0) -> None:
+        """Drop the cells of a sequence id from position `start` on. Raises BackendError."""
 
     def close(self) -> None:
         """Free everything."""

@@ -18,8 +18,8 @@ import numpy as np
 from paddock_runner.core.engine_facts import MemoryNumbers, VocabFacts
 from paddock_runner.core.engine_record import EngineRecord
 from paddock_runner.core.generation import Sampling, TokenLogprob
-from paddock_runner.core.scheduler import Chunk
-from paddock_runner.engine.backend import BackendError, Loaded, NoCellsError, Sampler
+from paddock_runner.core.sequence import Chunk
+from paddock_runner.engine.backend import Abilities, BackendError, Loaded, NoCellsError, Sampler
 from paddock_runner.engine.logits import Row, best_token, token_logprob
 
 BOS, END = 256, 257
@@ -42,6 +42,14 @@ class Faults:
     token_seconds: float = 0.0
 
 
+@dataclass(slots=True, eq=False)
+class Cell:
+    """One cell of the cache, owned by every sequence id that lists it."""
+
+    position: int
+    token: int
+
+
 @dataclass(slots=True)
 class FakeSampler:
     sampling: Sampling
@@ -55,12 +63,16 @@ class FakeSampler:
 class FakeBackend:
     """See the module. `script`, when given, chooses the next token from the visible ones instead of the hash.
 
-    `decodes` counts the calls, `cells` shows slot -> {position: token}, `samplers` all that were opened.
+    `decodes` counts the calls, `cells` lists those of each sequence id, `samplers` all that were opened.
     """
 
-    def __init__(self, script: Script | None = None, faults: Faults | None = None) -> None:
+    def __init__(
+        self, script: Script | None = None, faults: Faults | None = None, abilities: Abilities | None = None
+    ) -> None:
         self.decodes = 0
-        self.cells: dict[int, dict[int, int]] = {}
+        self.cells: dict[int, list[Cell]] = {}
+        self._abilities = abilities or Abilities()
+        self._max_sequences = 0
         self.samplers: list[FakeSampler] = []
         self._script = script
         self._faults = faults or Faults()
@@ -73,9 +85,13 @@ class FakeBackend:
         return VocabFacts(SIZE, BOS, END, "<s>", "</s>", True, None, 4096, "fake")
 
     def load(self, record: EngineRecord, progress: Callable[[float], None]) -> Loaded:
-        self._max_cells, self._max_batch = record.cells, record.batch
+        self._max_cells, self._max_batch, self._max_sequences = record.cells, record.batch, record.sequences
         progress(1.0)
-        return Loaded(MemoryNumbers(0, 0, 0, 0, 0), 1, True, record.cells, record.batch)
+        return Loaded(MemoryNumbers(0, 0, 0, 0, 0), 1, True, record.cells, record.batch, self._abilities)
+
+    @property
+    def used_cells(self) -> int:
+        return len({id(cell) for cells in self.cells.values() for cell in cells})
 
     def tokenize(self, text: str, special: bool) -> list[int]:
         if not special:
@@ -99,8 +115,8 @@ class FakeBackend:
         self._misbehave(call, sum(len(chunk.tokens) for chunk in chunks))
         self._check(chunks)
         for chunk in chunks:
-            cells = self.cells.setdefault(chunk.sequence.slot, {})
-            cells.update(enumerate(chunk.tokens, chunk.start))
+            cells = self.cells.setdefault(chunk.sequence.slot, [])
+            cells += [Cell(position, token) for position, token in enumerate(chunk.tokens, chunk.start)]
         self._rows = [self._logits(chunk.sequence.slot) for chunk in chunks if chunk.output]
         if call in self._faults.not_finite:
             self._rows[0][:] = np.nan
@@ -121,8 +137,19 @@ class FakeBackend:
     def logprob(self, row: int, token: int, top: int) -> TokenLogprob:
         return token_logprob(self._rows[row], token, top, self.piece)
 
-    def remove(self, slot: int) -> None:
-        self.cells.pop(slot, None)
+    def copy(self, source: int, target: int, length: int) -> None:
+        cells = self.cells.get(source, [])
+        if self.cells.get(target) or not 0 < length <= len(cells) or not self._abilities.prefixes:
+            raise BackendError(f"copy of {length} cells of {len(cells)} from {source} to {target}")
+        self._check_id(target)
+        self.cells[target] = cells[:length]
+
+    def remove(self, slot: int, start: int = 0) -> None:
+        if start and not self._abilities.prefixes:
+            raise BackendError(f"a part of sequence {slot} cannot be removed")
+        del self.cells.get(slot, [])[start:]
+        if not self.cells.get(slot):
+            self.cells.pop(slot, None)
 
     def close(self) -> None:
         self.cells.clear()
@@ -140,13 +167,19 @@ class FakeBackend:
         new = sum(len(chunk.tokens) for chunk in chunks)
         if new > self._max_batch or len({chunk.sequence.slot for chunk in chunks}) != len(chunks):
             raise BackendError("llama_decode returned -1")
-        if any(chunk.start != len(self.cells.get(chunk.sequence.slot, {})) for chunk in chunks):
-            raise BackendError("llama_decode returned -1")
-        if new + sum(map(len, self.cells.values())) > self._max_cells:
+        for chunk in chunks:
+            self._check_id(chunk.sequence.slot)
+            if chunk.start != len(self.cells.get(chunk.sequence.slot, [])):
+                raise BackendError("llama_decode returned -1")
+        if new + self.used_cells > self._max_cells:
             raise NoCellsError
 
+    def _check_id(self, slot: int) -> None:
+        if not 0 <= slot < self._max_sequences:
+            raise BackendError("llama_decode returned -1")
+
     def _logits(self, slot: int) -> Row:
-        visible = [self.cells[slot][position] for position in range(len(self.cells[slot]))]
+        visible = [cell.token for cell in self.cells[slot]]
         row = _generator(visible).standard_normal(SIZE).astype(np.float32)
         row[:_FIRST_PRINTABLE] -= 20
         row[_LAST_PRINTABLE + 1 :] -= 20

@@ -17,8 +17,8 @@ import numpy as np
 from paddock_runner.core.engine_facts import MemoryNumbers, VocabFacts
 from paddock_runner.core.engine_record import EngineRecord
 from paddock_runner.core.generation import Sampling, TokenLogprob
-from paddock_runner.core.scheduler import Chunk
-from paddock_runner.engine.backend import BackendError, Loaded, NoCellsError, Sampler
+from paddock_runner.core.sequence import Chunk
+from paddock_runner.engine.backend import Abilities, BackendError, Loaded, NoCellsError, Sampler
 from paddock_runner.engine.llama_batch import LlamaBatch
 from paddock_runner.engine.llama_bindings import api
 from paddock_runner.engine.llama_log import LogCapture, buffer_bytes, flash_attention_in_force
@@ -64,13 +64,14 @@ class LlamaBackend:
         self._model, self._vocabulary = model, vocabulary
         self._check_decoder()
         threads = record.threads or available_threads()
-        self._context = api.llama_init_from_model(model, _context_params(record, threads))
+        abilities = self._abilities()
+        self._context = api.llama_init_from_model(model, _context_params(record, abilities, threads))
         if not self._context:
             raise BackendError(f"no context: {self._last_words()}")
         self._memory = api.llama_get_memory(self._context)
         batch = api.llama_n_batch(self._context)
         self._batch = LlamaBatch(batch)
-        return self._loaded(threads, batch)
+        return self._loaded(threads, batch, abilities)
 
     def tokenize(self, text: str, special: bool) -> list[int]:
         return self._vocabulary.tokenize(text, special)
@@ -105,8 +106,12 @@ class LlamaBackend:
     def logprob(self, row: int, token: int, top: int) -> TokenLogprob:
         return token_logprob(self._logits[row], token, top, self.piece)
 
-    def remove(self, slot: int) -> None:
-        api.llama_memory_seq_rm(self._memory, slot, -1, -1)
+    def copy(self, source: int, target: int, length: int) -> None:
+        api.llama_memory_seq_cp(self._memory, source, target, 0, length)
+
+    def remove(self, slot: int, start: int = 0) -> None:
+        if not api.llama_memory_seq_rm(self._memory, slot, start, -1):
+            raise BackendError(f"the cache does not let go of sequence {slot} from {start} on")
 
     def close(self) -> None:
         if self._context:
@@ -150,7 +155,7 @@ class LlamaBackend:
         if api.llama_model_has_encoder(self._model) or not api.llama_model_has_decoder(self._model):
             raise BackendError("the model is an encoder; only text generation with a decoder is served")
 
-    def _loaded(self, threads: int, batch: int) -> Loaded:
+    def _loaded(self, threads: int, batch: int, abilities: Abilities) -> Loaded:
         sizes = buffer_bytes(self._log.lines)
         memory = MemoryNumbers(
             weights=api.llama_model_size(self._model),
@@ -160,7 +165,13 @@ class LlamaBackend:
             resident=0,
         )
         flash_attention = flash_attention_in_force(self._log.lines)
-        return Loaded(memory, threads, flash_attention, api.llama_n_ctx(self._context), batch)
+        return Loaded(memory, threads, flash_attention, api.llama_n_ctx(self._context), batch, abilities)
+
+    def _abilities(self) -> Abilities:
+        return Abilities(
+            recurrent=bool(api.llama_model_is_recurrent(self._model) or api.llama_model_is_hybrid(self._model)),
+            window=api.llama_model_n_swa(self._model),
+        )
 
     def _last_words(self) -> str:
         return " | ".join(self._log.errors) or "llama.cpp gave no reason"
@@ -174,13 +185,13 @@ def _going_on(progress: Callable[[float], None]) -> Callable[[float, object], bo
     return report
 
 
-def _context_params(record: EngineRecord, threads: int) -> Any:
+def _context_params(record: EngineRecord, abilities: Abilities, threads: int) -> Any:
     params = api.llama_context_default_params()
     params.n_ctx = record.cells
     params.n_batch = params.n_ubatch = record.batch
-    params.n_seq_max = record.sequences
-    # One output for each slot and step; the default reserves one for each token of a batch.
-    params.n_outputs_max = record.slots
+    params.n_seq_max = record.sequences if abilities.prefixes else record.slots
+    # A step has one output for each slot; llama.cpp wants as many as sequences. The default is one for each token.
+    params.n_outputs_max = params.n_seq_max
     params.n_threads = params.n_threads_batch = threads
     params.flash_attn_type = _FLASH_ATTENTION[record.flash_attention]
     params.type_k, params.type_v = _TYPES[record.type_k], _TYPES[record.type_v]

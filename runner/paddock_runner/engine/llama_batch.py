@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from paddock_runner.core.scheduler import Chunk
+from paddock_runner.core.sequence import Chunk
 from paddock_runner.engine.llama_bindings import api
 
 

@@ -9,11 +9,12 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 from paddock_runner.core.costs import CostModel
 from paddock_runner.core.engine_facts import StepStats
 from paddock_runner.core.engine_output import Output
+from paddock_runner.core.engine_record import EngineRecord
 from paddock_runner.core.engine_request import check_request
 from paddock_runner.core.engine_sampling import normal_sampling
 from paddock_runner.core.generation import (
@@ -26,7 +27,9 @@ from paddock_runner.core.generation import (
     Started,
     TokenLogprob,
 )
-from paddock_runner.core.scheduler import Chunk, Sampled, Scheduler, Sequence, Step
+from paddock_runner.core.prefix import Copy, Operation, PrefixTree
+from paddock_runner.core.scheduler import Scheduler
+from paddock_runner.core.sequence import Chunk, Sampled, Sequence, Step
 from paddock_runner.engine.backend import Backend, Loaded, NoCellsError, NonFiniteLogitsError
 from paddock_runner.engine.failures import to_wire
 from paddock_runner.engine.link import FrameLink, LinkClosedError
@@ -71,6 +74,8 @@ class EngineLoop:
             batch=loaded.batch,
             queue_depth=load.queue_depth,
             costs=CostModel(first_ms),
+            prefixes=_prefixes(load.record, loaded),
+            hot=loaded.cells,
         )
         self._prompts = PromptThread(backend, link.wake)
         self._arriving: dict[int, tuple[GenerationRequest, float]] = {}  # being tokenised
@@ -95,6 +100,7 @@ class EngineLoop:
         self._admit_tokenised()
         step = None if self._link.backlogged else self._scheduler.schedule()
         if step is not None:
+            self._apply(step.operations)
             self._note_admitted(step)
         if step is not None and step.chunks:
             self._run_step(step)
@@ -147,7 +153,7 @@ class EngineLoop:
         limit = min(self._context, request.context_limit or self._context)
         seed = int.from_bytes(os.urandom(4), "big")
         sampling = normal_sampling(request.sampling, vocab_size=self._vocab_size, context=limit, seed=seed)
-        sequence = Sequence(handle, tokens, limit, request.max_tokens)
+        sequence = Sequence(handle, tokens, limit, request.max_tokens, request.tenant, request.priority)
         self._scheduler.add(sequence)
         sampler = self._backend.open_sampler(sampling, tokens)
         self._runs[handle] = Run(handle, request, sequence, sampler, Output(request.stop), arrived)
@@ -204,22 +210,24 @@ class EngineLoop:
             self._tell(run, run.finished(reason, self._clock()))
             self._drop(run)
 
+    def _apply(self, operations: Iterable[Operation]) -> None:
+        for operation in operations:
+            if isinstance(operation, Copy):
+                self._backend.copy(operation.source, operation.target, operation.length)
+            else:
+                self._backend.remove(operation.sequence, operation.start)
+
     def _make_room(self, step: Step) -> None:
-        victim = self._scheduler.newest(step)
-        slot = self._scheduler.preempt(victim)
-        if slot >= 0:
-            self._backend.remove(slot)
-        else:
+        victim = self._scheduler.make_room(step)
+        if victim is not None:
             self._break(self._runs[victim.key], EngineFailedError("the KV cache has no room for this request"))
 
     def _break(self, run: Run, error: GenerationError) -> None:
-        self._drop(run)
+        self._drop(run, spoilt=True)
         self._fail(run.handle, error)
 
-    def _drop(self, run: Run) -> None:
-        slot = self._scheduler.remove(run.sequence)
-        if slot >= 0:
-            self._backend.remove(slot)
+    def _drop(self, run: Run, *, spoilt: bool = False) -> None:
+        self._scheduler.remove(run.sequence, spoilt=spoilt)
         run.sampler.close()
         del self._runs[run.handle]
 
@@ -248,5 +256,12 @@ class EngineLoop:
             prefill_tokens=step.costs.prefill_tokens if step else 0,
             decode_tokens=step.costs.decode_tokens if step else 0,
             milliseconds=milliseconds,
-            used_cells=self._scheduler.used_cells,
+            used_cells=self._scheduler.cells.pinned,
+            retained_cells=self._scheduler.cells.retained,
+            shared_cells=self._scheduler.cells.shared,
         )
+
+
+def _prefixes(record: EngineRecord, loaded: Loaded) -> PrefixTree:
+    sharing = loaded.abilities.prefixes
+    return PrefixTree(record.sequences if sharing else record.slots, keeping=sharing)

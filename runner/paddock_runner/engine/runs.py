@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from paddock_runner.core.engine_output import Output
 from paddock_runner.core.generation import Finished, FinishReason, GenerationRequest, Started
-from paddock_runner.core.scheduler import Sequence
+from paddock_runner.core.sequence import Sequence
 from paddock_runner.engine.backend import Sampler
 
 
@@ -26,7 +26,7 @@ class Run:
     def started(self) -> Started:
         """The event for when it gets a slot."""
         count = self.sequence.prompt_tokens
-        return Started(count, 0, tuple(self.sequence.tokens[:count]))
+        return Started(count, self.sequence.cached, tuple(self.sequence.tokens[:count]))
 
     def finished(self, reason: FinishReason, now: float) -> Finished:
         """The last event."""

@@ -8,7 +8,7 @@ import time
 from contextlib import closing
 
 from paddock_runner.core.generation import Sampling
-from paddock_runner.core.scheduler import Chunk, Sequence
+from paddock_runner.core.sequence import Chunk, Sequence
 from paddock_runner.engine.backend import Backend, BackendError, NoCellsError, NonFiniteLogitsError, Sampler
 from paddock_runner.engine.link import FrameLink, LinkClosedError
 from paddock_runner.engine.loop import EngineLoop
