@@ -114,6 +114,26 @@ def test_bytes_that_left_the_cache_are_pulled_again(reason: str) -> None:
     assert world.condition("Ready") == READY
 
 
+def test_bytes_of_a_model_that_was_never_ready_are_pulled_again() -> None:
+    """Its Deployment stays while it waits: a runner that went would take the news with it, again and again."""
+    world = World()
+    world.step()
+    world.pull()
+    pod = world.put(kube.runs(world.runner(), world.clock))
+    old = world.one("Job")["metadata"]["creationTimestamp"]
+    reason = "waiting for the model to be in the cache"
+    world.events[pod["metadata"]["uid"]] = {"event": "state", "state": "starting", "ready": False, "reason": reason}
+    for _ in range(2):
+        world.step(20)
+        assert world.one("Job")["metadata"]["creationTimestamp"] == old, "the pull may just have ended"
+        assert world.many("Deployment")
+    assert world.condition("Cached")[0] != "True"
+    for _ in range(2):
+        world.step(20)
+        assert world.many("Deployment")
+    assert world.one("Job")["metadata"]["creationTimestamp"] > old
+
+
 def test_a_hot_change_is_confirmed_by_the_log() -> None:
     world = served()
     deployment, config = world.one("Deployment"), world.one("ConfigMap")

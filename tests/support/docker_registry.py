@@ -145,8 +145,10 @@ def free_port() -> int:
 
 
 @contextmanager
-def docker_registry(folder: Path, auth: Auth = "none", tls: bool = False) -> Iterator[Registry]:
-    """A registry with its storage below `folder`; with authentication, USER with PASSWORD may read and write."""
+def docker_registry(
+    folder: Path, auth: Auth = "none", tls: bool = False, address: str = "127.0.0.1"
+) -> Iterator[Registry]:
+    """A registry at an address of this machine, its storage below `folder`; USER with PASSWORD if it asks for one."""
     executable = program()
     folder.mkdir(parents=True, exist_ok=True)
     storage, log = folder / "storage", folder / "registry.log"
@@ -156,7 +158,7 @@ def docker_registry(folder: Path, auth: Auth = "none", tls: bool = False) -> Ite
         "OTEL_TRACES_EXPORTER": "none",
     }
     with ExitStack() as stack:
-        host = f"127.0.0.1:{free_port()}"
+        host = f"{address}:{free_port()}"
         environment["REGISTRY_HTTP_ADDR"] = host
         ca_file = _add_tls(environment, folder) if tls else None
         if auth == "basic":

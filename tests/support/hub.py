@@ -214,7 +214,7 @@ def refuse(request: BaseHTTPRequestHandler, status: int, code: str, message: str
 
 
 @contextmanager
-def _listening(hub: Hub, where: str) -> Iterator[str]:
+def _listening(hub: Hub, where: str, address: str) -> Iterator[str]:
     class Handling(BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
 
@@ -233,23 +233,23 @@ def _listening(hub: Hub, where: str) -> Iterator[str]:
         def log_message(self, *arguments: object) -> None:
             pass
 
-    with ThreadingHTTPServer(("127.0.0.1", 0), Handling) as server:
+    with ThreadingHTTPServer((address, 0), Handling) as server:
         server.daemon_threads = True
         server.block_on_close = False
         thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02})
         thread.start()
         try:
-            yield f"http://127.0.0.1:{server.server_port}"
+            yield f"http://{address}:{server.server_port}"
         finally:
             server.shutdown()
             thread.join(10)
 
 
 @contextmanager
-def serving_hub() -> Iterator[Hub]:
-    """A hub and its storage host, each on a free port of loopback."""
+def serving_hub(address: str = "127.0.0.1") -> Iterator[Hub]:
+    """A hub and its storage host, each on a free port of an address of this machine."""
     hub = Hub()
     with ExitStack() as stack:
-        hub.url = stack.enter_context(_listening(hub, "hub"))
-        hub.storage_url = stack.enter_context(_listening(hub, "storage"))
+        hub.url = stack.enter_context(_listening(hub, "hub", address))
+        hub.storage_url = stack.enter_context(_listening(hub, "storage", address))
         yield hub

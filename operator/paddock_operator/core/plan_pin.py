@@ -37,6 +37,7 @@ class Pin:
     `resolved` and `details` are sections of the status. `current`: they belong to the source as it is now. While a
     tracked name is resolved again, the pin that holds counts as verified. `wanted`: the pull of `request` is needed;
     it is not on a cluster whose cache verified these bytes for this key before: runners verify what they load.
+    `brought`: its bytes came into the cache; `verified`: and no runner says that they are gone or damaged.
     `making`: the conversion of what the pull brought, None if there is none; `converting`: it has to be done now; then
     `pull` is what is seen of it. `lacking`: the Model that this one is made from, if it has no digest to give.
     """
@@ -44,6 +45,7 @@ class Pin:
     key: str
     request: Mapping[str, Any]
     target: str | None
+    brought: bool
     verified: bool
     current: bool
     resolved: Mapping[str, Any]
@@ -71,7 +73,9 @@ def decide(o: ModelObserved) -> Pin:
     pull, making = _converted(o, pull, held, key)
     step = _step(o, making) if making else pull
     result = step.result if step.state == "succeeded" else None
-    settled = _settled(o, held, key)
+    known_pull = _belongs_to_pull(o, held, key)
+    settled = known_pull and not o.runner.bytes_missing
+    brought = result is not None or known_pull or _refreshing(held, key)
     resolved, details = known, o.status.get("details") or {}
     if result:
         resolved, details = _resolved(result, making, hashed, key, held, o.now), _details(result, spec)
@@ -81,7 +85,8 @@ def decide(o: ModelObserved) -> Pin:
         key=key,
         request=_request(o, digest, known, held, key),
         target=_named_target(spec) or (resolved.get("digest") if result or held else None),
-        verified=not o.runner.bytes_missing and (result is not None or settled or _refreshing(held, key)),
+        brought=brought,
+        verified=brought and not o.runner.bytes_missing,
         current=result is not None or _belongs(spec, held),
         resolved=resolved,
         details=details,
@@ -148,10 +153,9 @@ def _lacking(o: ModelObserved, held: Mapping[str, Any], digest: str | None) -> B
     return o.base if o.base is not None and o.base.reason and needed else None
 
 
-def _settled(o: ModelObserved, held: Mapping[str, Any], key: str) -> bool:
-    """Whether the cache of a cluster was found to hold the pin by the pull that is wanted, and still does."""
-    kept = o.platform == "cluster" and not o.runner.bytes_missing
-    return kept and _belongs(o.model.spec, held) and held["pullKey"] == key
+def _belongs_to_pull(o: ModelObserved, held: Mapping[str, Any], key: str) -> bool:
+    """Whether the pull that is wanted once brought the pin into the cache of a cluster."""
+    return o.platform == "cluster" and _belongs(o.model.spec, held) and held["pullKey"] == key
 
 
 def _belongs(spec: ModelSpec, held: Mapping[str, Any]) -> bool:

@@ -106,7 +106,8 @@ def _choose(history: Entries, quarantine: Entries, pin: Pin, spec: ModelSpec) ->
     """The target if its bytes are there or were served before; else the last good digest; else nothing."""
     proven = [str(entry["digest"]) for entry in history]
     banned = {entry["digest"] for entry in quarantine} if _may_roll_back(spec) else set()
-    usable = pin.target is not None and (pin.verified or pin.target in proven)
+    # A runner that waits for bytes which left the cache is the first to know that they are back.
+    usable = pin.target is not None and (pin.brought or pin.target in proven)
     if usable and (pin.target not in banned or pin.target in proven):
         return pin.target
     others = [digest for digest in proven if digest != pin.target and digest not in banned]

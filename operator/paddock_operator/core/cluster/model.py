@@ -21,7 +21,7 @@ from paddock_operator.core.cluster.model_manifests import (
     refreshed,
     runner_service,
 )
-from paddock_operator.core.cluster.model_runner import observe_runner
+from paddock_operator.core.cluster.model_runner import observe_runner, repeat_after
 from paddock_operator.core.cluster.node_pulls import node_pulls, observe_nodes
 from paddock_operator.core.cluster.observed import ModelSeen
 from paddock_operator.core.cluster.pods import FINISHED, condition_of, label, name, node_of, phase, runners, terminating
@@ -172,7 +172,7 @@ def _pull(seen: ModelSeen, observed: ModelObserved, plan: ModelPlan) -> Part:
     model = observed.model
     live = find_job(seen, model, plan.pull_key)
     if live is not None:
-        again = must_go(seen, model, live, observed.is_off, observed.runner.bytes_missing)
+        again = must_go(seen, model, live, observed.is_off, repeat_after(observed.runner))
         return Part() if again and not terminating(live) else Part(keep=(("Job", name(live)),))
     if plan.pull is None or seen.claim is None:
         return Part()
@@ -184,7 +184,7 @@ def _convert(seen: ModelSeen, observed: ModelObserved, plan: ModelPlan) -> Part:
     model = observed.model
     live = find_job(seen, model, plan.convert_key) if plan.convert_key else None
     if live is not None:
-        again = must_go(seen, model, live, observed.is_off, observed.runner.bytes_missing)
+        again = must_go(seen, model, live, observed.is_off, repeat_after(observed.runner))
         return Part() if again and not terminating(live) else Part(keep=(("Job", name(live)),))
     if plan.convert is None or seen.claim is None:
         return Part()

@@ -5,6 +5,7 @@ Called by `model`. The answer is about the pods of one revision, the one that is
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from typing import Any
@@ -43,6 +44,10 @@ WAITS_FOR_BYTES = "waiting for the model to be in the cache"
 MISSING_SECONDS = 20.0
 HASHED_PER_SECOND = 50_000_000
 """A runner may hash everything before it loads: for so long it has not found out yet whether bytes are missing."""
+ABSENT_SECONDS = 60.0
+"""A pull that is this old and whose bytes a runner does not find is repeated: something took them away."""
+REPEAT_SECONDS = 300.0
+"""A runner looks again at bytes that it found damaged after this time at the latest."""
 MAX_WORDS = 600
 _ORDER = ("crashed", "loading", "starting")
 
@@ -111,6 +116,13 @@ def _unready(pod: Object, seen: ModelSeen) -> RunnerObserved:
         cure = _more_memory(pod) if reason else ""
         return RunnerObserved("crashed", restarts=max(restarts, 1), reason=reason, message=how_it_ended(last) + cure)
     return _on_its_way(status, event, seen)
+
+
+def repeat_after(runner: RunnerObserved) -> float:
+    """Seconds after which a pull that ended well is repeated as a runner misses its bytes; infinite if none does."""
+    if not runner.bytes_missing:
+        return math.inf
+    return ABSENT_SECONDS if runner.message.startswith(WAITS_FOR_BYTES) else REPEAT_SECONDS
 
 
 def lacks_bytes(pod: Object, seen: ModelSeen) -> bool:

@@ -7,13 +7,14 @@ that ended is kept as the record that its node has the bytes, as long as the pin
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
 from paddock_operator.core.cluster.labels import NODE, PULL_KEY, REVISION, pull_job_name
 from paddock_operator.core.cluster.model_manifests import find_config_map, live_config
-from paddock_operator.core.cluster.model_runner import lacks_bytes
+from paddock_operator.core.cluster.model_runner import REPEAT_SECONDS, lacks_bytes
 from paddock_operator.core.cluster.observed import ModelSeen, Object
 from paddock_operator.core.cluster.pods import alive, annotation, label, name, node_of, ready, runners, terminating
 from paddock_operator.core.cluster.pull_job import (
@@ -154,7 +155,11 @@ def _goes_on(seen: ModelSeen, model: Model, nodes: Nodes, node: str, wanted: Map
     follows = pull is not None and _seen_of(seen, pull, nodes.key).state == "succeeded"
     if node not in wanted:
         return is_finished(job) or (node in nodes.placed and not off)
-    return terminating(job) or (follows and not must_go(seen, model, job, off, wanted[node]))
+    return terminating(job) or (follows and not must_go(seen, model, job, off, _repeat(wanted[node])))
+
+
+def _repeat(missing: bool) -> float:
+    return REPEAT_SECONDS if missing else math.inf
 
 
 def _stays(seen: ModelSeen, model: Model, nodes: Nodes, node: str, wanted: Mapping[str, bool], off: bool) -> bool:
@@ -162,5 +167,5 @@ def _stays(seen: ModelSeen, model: Model, nodes: Nodes, node: str, wanted: Mappi
     job = nodes.jobs[node]
     if node in wanted:
         in_vain = wanted[node] and _observe(seen, nodes, node).state != "failed"
-        return terminating(job) or not must_go(seen, model, job, off, in_vain)
+        return terminating(job) or not must_go(seen, model, job, off, _repeat(in_vain))
     return is_finished(job) or (node in nodes.placed and not off)

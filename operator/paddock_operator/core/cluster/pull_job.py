@@ -56,8 +56,6 @@ MEMORY = "paddock.dev/memory"
 """Annotation of a conversion: the bytes of memory that it was given."""
 LOST_SECONDS = 30.0
 """A pod's end may be seen later than its Job's; after this time it is gone, and its verdict with it."""
-REPEAT_SECONDS = 300.0
-"""A runner looks again at bytes that it found damaged after this time at the latest."""
 
 
 def pull_job(seen: ModelSeen, model: Model, key: str, request: Mapping[str, Any], node: str = "") -> dict[str, Any]:
@@ -200,7 +198,7 @@ def _bytes(value: Any) -> int:
     return value if isinstance(value, int) and not isinstance(value, bool) and value > 0 else 0
 
 
-def must_go(seen: ModelSeen, model: Model, job: Object, suspended: bool, missing: bool) -> bool:
+def must_go(seen: ModelSeen, model: Model, job: Object, suspended: bool, repeat: float) -> bool:
     """Whether a live Job of the wanted key has to be made anew (or, while suspended, to end)."""
     if not is_finished(job):
         return suspended or _outdated(seen, model, job)
@@ -211,7 +209,7 @@ def must_go(seen: ModelSeen, model: Model, job: Object, suspended: bool, missing
         return True
     lost = pod_of(seen, job) is None and not _answered(seen, job) and not suspended
     since = _settled_for(seen, job)
-    return (missing and since >= REPEAT_SECONDS) or (lost and since >= LOST_SECONDS)
+    return since >= repeat or (lost and since >= LOST_SECONDS)
 
 
 def _failed(seen: ModelSeen, job: Object) -> bool:

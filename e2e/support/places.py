@@ -1,0 +1,68 @@
+"""A registry and a hub on this machine that pods of its own cluster reach by the node's address."""
+
+from __future__ import annotations
+
+import base64
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from tests.support.docker_registry import PASSWORD, USER, Registry, docker_registry
+from tests.support.hub import Hub, serving_hub
+
+from e2e.cluster import layout
+
+ARTIFACT = "acme/tiny"
+TOKEN = "hf_of-the-scenarios"
+
+
+@dataclass(frozen=True)
+class Places:
+    """`settings` are the chart's `sources` with which pullers may go there."""
+
+    registry: Registry
+    hub: Hub
+
+    def settings(self, allow: list[dict[str, Any]]) -> dict[str, Any]:
+        hosts = [self.registry.host, *sorted(self.hub.hosts)]
+        cidr = f"{layout.NODE_IP}/32"
+        more = [{"host": host, "cidr": cidr, "port": int(host.rpartition(":")[2])} for host in hosts]
+        return {"allow": [*allow, *more], "huggingFaceEndpoint": self.hub.url}
+
+    def push(self, tag: str, gguf: bytes) -> str:
+        """An artifact with one GGUF layer under a tag; the digest of its manifest."""
+        layer = {"mediaType": "application/octet-stream", **self.registry.put_blob(ARTIFACT, gguf)}
+        layer["annotations"] = {"org.opencontainers.image.title": "tiny.gguf"}
+        config = {"mediaType": "application/vnd.oci.empty.v1+json", **self.registry.put_blob(ARTIFACT, b"{}")}
+        kind = "application/vnd.oci.image.manifest.v1+json"
+        manifest = {"schemaVersion": 2, "mediaType": kind, "config": config, "layers": [layer]}
+        return str(self.registry.put_manifest(ARTIFACT, tag, kind, manifest)["digest"])
+
+    def reference(self, tag: str) -> str:
+        return self.registry.reference(f"{ARTIFACT}:{tag}")
+
+    def login(self, name: str, password: str = PASSWORD) -> dict[str, Any]:
+        """What `kubectl create secret docker-registry` makes for this registry."""
+        auth = base64.b64encode(f"{USER}:{password}".encode()).decode()
+        login = {"auths": {self.registry.host: {"username": USER, "password": password, "auth": auth}}}
+        return secret(name, "kubernetes.io/dockerconfigjson", {".dockerconfigjson": json.dumps(login)})
+
+    def downloads(self) -> int:
+        """Requests for the bytes of large files of the hub."""
+        return len([item for item in self.hub.requests("storage") if item.method == "GET"])
+
+
+def secret(name: str, kind: str, data: dict[str, str]) -> dict[str, Any]:
+    meta = {"name": name}
+    return {"apiVersion": "v1", "kind": "Secret", "type": kind, "metadata": meta, "stringData": data}
+
+
+@contextmanager
+def serving(folder: Path) -> Iterator[Places]:
+    """A registry with a password, and a hub."""
+    address = layout.NODE_IP
+    with docker_registry(folder, auth="basic", address=address) as registry, serving_hub(address) as hub:
+        yield Places(registry, hub)
