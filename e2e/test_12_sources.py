@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -31,7 +32,7 @@ def places(release: Release, files: None, tmp_path_factory: pytest.TempPathFacto
     """A registry and a hub that pullers may ask."""
     with serving(tmp_path_factory.mktemp("places")) as found:
         allow = release.values["sources"]["allow"]
-        with release.changed(sources=found.settings(allow), collectSeconds=5, collectMinAgeSeconds=0):
+        with release.changed(sources=found.settings(allow)):
             yield found
 
 
@@ -124,7 +125,7 @@ def test_a_gated_hub_and_one_conversion_for_two_models(
 
 
 def test_bytes_of_two_models_come_once_and_go_with_the_last(
-    cluster: Cluster, fresh: str, places: Places, tmp_path: Path
+    cluster: Cluster, fresh: str, release: Release, places: Places, tmp_path: Path
 ) -> None:
     data = other(tmp_path)
     places.hub.repo("acme/open", {"open-F32.gguf": data})
@@ -136,13 +137,29 @@ def test_bytes_of_two_models_come_once_and_go_with_the_last(
         cluster.wait(fresh, "model", name, timeout=180)
     assert places.downloads() == downloads + 1
     assert blob in blobs(fresh)
-    cluster.delete(fresh, "model", "one", "--timeout=30s")
-    ran = collections(cluster, fresh)
-    eventually(lambda: collections(cluster, fresh) - ran, "the collector ran after the first was deleted", timeout=90)
-    assert blob in blobs(fresh), "the second Model needs them"
-    cluster.delete(fresh, "model", "two", "--timeout=30s")
-    eventually(lambda: blob not in blobs(fresh), "the bytes went with the last Model", timeout=90)
-    assert f"sha256-{objects.SHA256}" in blobs(fresh)
+    with release.changed(collectSeconds=5, collectMinAgeSeconds=0):
+        cluster.delete(fresh, "model", "one", "--timeout=30s")
+        ran = collections(cluster, fresh)
+        eventually(lambda: collections(cluster, fresh) - ran, "the collector ran after the first was deleted", 90)
+        assert blob in blobs(fresh), "the second Model needs them"
+        cluster.delete(fresh, "model", "two", "--timeout=30s")
+        eventually(lambda: blob not in blobs(fresh), "the bytes went with the last Model", timeout=90)
+        assert f"sha256-{objects.SHA256}" in blobs(fresh)
+
+
+def test_a_cache_that_loses_bytes_gets_them_back(cluster: Cluster, fresh: str, places: Places) -> None:
+    """Somebody empties the volume: a runner that has its weights serves on, the next one waits until they are back."""
+    places.hub.repo("acme/lost", {"lost-F32.gguf": tiny()})
+    cluster.apply(fresh, sourced("one", {"huggingFace": {"repo": "acme/lost", "file": "lost-F32.gguf"}}))
+    cluster.wait(fresh, "model", "one", timeout=120)
+    downloads = places.downloads()
+    for part in ("manifests", "blobs"):
+        shutil.rmtree(layout.VOLUMES / volume.volume_name(fresh, "paddock-cache") / part)
+    (runner,) = cluster.pods(fresh, "model", "one", "runner")
+    cluster.delete(fresh, "pod", runner["metadata"]["name"], "--wait=false")
+    cluster.wait_reason(fresh, "model", "one", ["Verifying", "Pulling"], timeout=120)
+    cluster.wait(fresh, "model", "one", timeout=180)
+    assert places.downloads() == downloads + 1
 
 
 def collections(cluster: Cluster, namespace: str) -> set[str]:
