@@ -19,14 +19,15 @@ from prometheus_client import (
 )
 
 from paddock_runner.api.errors import REASONS, Reason
+from paddock_runner.core.embedding import Embedded, EmbedDone, EmbedEvent
 from paddock_runner.core.engine_facts import MemoryNumbers, StepStats
 from paddock_runner.core.generation import Delta, Event, Finished, Started
 
-Operation = Literal["chat", "text_completion"]
+Operation = Literal["chat", "text_completion", "embeddings", "rerank"]
 Outcome = Literal["ok", "client_error", "engine_error", "cancelled", "shed", "drained"]
 Phase = Literal["queue", "prefill", "decode"]
 
-OPERATIONS: tuple[Operation, ...] = ("chat", "text_completion")
+OPERATIONS: tuple[Operation, ...] = ("chat", "text_completion", "embeddings", "rerank")
 OUTCOMES: tuple[Outcome, ...] = ("ok", "client_error", "engine_error", "cancelled", "shed", "drained")
 PHASES: tuple[Phase, ...] = ("queue", "prefill", "decode")
 STATES = ("starting", "loading", "ready", "unloaded", "crashed", "draining")
@@ -89,11 +90,12 @@ class Metrics:
         self.prefill_seconds = self._histogram("prefill_seconds", "Reading the prompt.", FIRST_TOKEN)
         self.decode_seconds = self._histogram("decode_seconds", "Writing the answer.", LATENCY)
         self.template_seconds = self._histogram("template_render_seconds", "Rendering the chat template.", CONTROL)
-        self.requests = self._counter("requests_total", "Finished generation requests.", ("operation", "outcome"))
+        self.requests = self._counter("requests_total", "Finished requests.", ("operation", "outcome"))
         self.finishes = self._counter("finish_total", "Why generations ended.", ("reason",))
         self.tokens = self._counter(
             "tokens_total", "Tokens read and written; cached_prompt is part of prompt.", ("type",)
         )
+        self.embeddings = self._counter("embeddings_total", "Vectors, or scores of a reranker, that were computed.")
         self.rejected = Counter(
             "paddock_runner_input_rejected_total", "Requests that were refused before or instead of an answer.",
             ("reason",), registry=registry,
@@ -150,6 +152,7 @@ class Metrics:
         for kind in ("prompt", "cached_prompt", "output"):
             self.tokens.labels(self.model, kind)
         self.restarts.labels(self.model)
+        self.embeddings.labels(self.model)
 
     def gen_ai(self, operation: Operation) -> tuple[str, str, str, str]:
         """The values of the common labels."""
@@ -169,13 +172,16 @@ class Metrics:
         self.batches.labels(self.model).inc()
         self.step_seconds.labels(self.model).observe(stats.milliseconds / 1000)
 
-    def on_event(self, request_id: str, event: Event) -> None:
+    def on_event(self, request_id: str, event: Event | EmbedEvent) -> None:
         """Observer's hook: tokens count when the engine made them, however slow the reader is."""
         if isinstance(event, Started):
             self.tokens.labels(self.model, "prompt").inc(event.prompt_tokens)
             self.tokens.labels(self.model, "cached_prompt").inc(event.cached_tokens)
         elif isinstance(event, Delta):
             self.tokens.labels(self.model, "output").inc(len(event.tokens))
+        elif isinstance(event, Embedded):
+            self.tokens.labels(self.model, "prompt").inc(event.tokens)
+            self.embeddings.labels(self.model).inc()
 
     def show_memory(self, memory: MemoryNumbers | None, front: int) -> None:
         """Set the memory gauges (bytes); the engine's are zero while no weights are loaded."""
@@ -210,6 +216,12 @@ class Metrics:
         self.decode_seconds.labels(self.model).observe(event.decode_seconds)
         self.token_usage.labels(*self.gen_ai(operation), "input").observe(event.prompt_tokens)
         self.token_usage.labels(*self.gen_ai(operation), "output").observe(event.output_tokens)
+
+    def embedded(self, operation: Operation, event: EmbedDone) -> None:
+        """All texts of a request are answered."""
+        self.queue_seconds.labels(self.model).observe(event.queue_seconds)
+        self.prefill_seconds.labels(self.model).observe(event.compute_seconds)
+        self.token_usage.labels(*self.gen_ai(operation), "input").observe(event.tokens)
 
     def exposition(self) -> bytes:
         """The text that Prometheus reads."""

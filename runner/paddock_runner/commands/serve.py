@@ -32,8 +32,9 @@ from paddock_runner.api.waiting import WaitingRoom, build_waiting_app
 from paddock_runner.configfile import ConfigFile
 from paddock_runner.core.digest import Digest
 from paddock_runner.core.engine_facts import StepStats
-from paddock_runner.core.generation import Event, GenerationError
-from paddock_runner.engine.client import EngineClient, EngineState
+from paddock_runner.core.generation import GenerationError
+from paddock_runner.engine.client import EngineClient, EngineState, EngineTimings
+from paddock_runner.engine.streams import AnyEvent
 from paddock_runner.httpd import EXIT_USAGE, serve
 from paddock_runner.parent import die_with_parent
 from paddock_runner.store.manifests import StoredManifest
@@ -46,6 +47,8 @@ from paddock_runner.templating.client import TemplateWorker
 log = logging.getLogger(__name__)
 
 EXIT_FAILURE = 1
+LONG_TEXT_SECONDS = 300.0
+"""How long an encoder may be silent: it computes a text in one step, however long the text is."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -138,7 +141,10 @@ class Front:
     async def _start(self, store: Store, stored: StoredManifest, files: ModelFiles) -> None:
         config = self._file.value
         model = files.split_paths or files.model_path
-        self._engine = EngineClient(model, config.record, queue_depth=config.queue_depth, observer=self)
+        timings = EngineTimings() if config.record.mode == "generate" else EngineTimings(stall=LONG_TEXT_SECONDS)
+        self._engine = EngineClient(
+            model, config.record, queue_depth=config.queue_depth, observer=self, timings=timings
+        )
         runner = Runner(self._engine, self._file, model_facts(store, stored, files), self._templates, self._metrics)
         runner.draining = self._room.draining
         self._runner, self._app = runner, build_app(runner)
@@ -166,7 +172,7 @@ class Front:
         """Observer's hook."""
         self._metrics.on_step(stats)
 
-    def on_event(self, request_id: str, event: Event) -> None:
+    def on_event(self, request_id: str, event: AnyEvent) -> None:
         """Observer's hook."""
         self._metrics.on_event(request_id, event)
 

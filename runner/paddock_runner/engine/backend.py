@@ -9,12 +9,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from paddock_runner.core.engine_facts import MemoryNumbers, VocabFacts
 from paddock_runner.core.engine_record import EngineRecord
 from paddock_runner.core.generation import Sampling, TokenLogprob
 from paddock_runner.core.sequence import Chunk
+
+if TYPE_CHECKING:
+    from paddock_runner.engine.embed_backend import EmbedBackend
 
 
 class BackendError(Exception):
@@ -71,6 +74,9 @@ class Backend(Protocol):
 
     def load(self, record: EngineRecord, progress: Callable[[float], None]) -> Loaded:
         """Load the weights and make the KV cache. Raises BackendError."""
+
+    def embedder(self) -> EmbedBackend:
+        """The same model for vectors, in place of `load`, for records of mode embed or rerank."""
 
     def tokenize(self, text: str, special: bool) -> list[int]:
         """Ids of `text` without BOS; control tokens written out in it count as such only if `special`. Thread-safe."""

@@ -13,8 +13,9 @@ import itertools
 from collections.abc import AsyncIterator, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, cast
 
+from paddock_runner.core.embedding import EmbedDone, EmbedEvent, EmbedRequest
 from paddock_runner.core.engine_facts import MemoryNumbers, StepStats, VocabFacts
 from paddock_runner.core.engine_record import EngineRecord
 from paddock_runner.core.generation import (
@@ -29,8 +30,8 @@ from paddock_runner.core.generation import (
 )
 from paddock_runner.engine.failures import from_wire
 from paddock_runner.engine.procfs import resident_bytes
-from paddock_runner.engine.protocol import Cancel, Failed, Hold, Ready, Release, SequenceEvent, Submit, Tokens
-from paddock_runner.engine.streams import Flow, Stream
+from paddock_runner.engine.protocol import Cancel, Embed, Failed, Hold, Ready, Release, SequenceEvent, Submit, Tokens
+from paddock_runner.engine.streams import AnyEvent, Flow, Stream
 from paddock_runner.engine.supervisor import EngineState, EngineSupervisor, EngineTimings
 
 __all__ = ["EngineClient", "EngineObserver", "EngineState", "EngineTimings"]
@@ -43,7 +44,7 @@ class EngineObserver(Protocol):
 
     def on_step(self, stats: StepStats) -> None: ...
 
-    def on_event(self, request_id: str, event: Event) -> None: ...
+    def on_event(self, request_id: str, event: AnyEvent) -> None: ...
 
 
 class EngineClient:
@@ -159,13 +160,23 @@ class EngineClient:
         self._keep_alive = seconds
         self._arm()
 
-    async def generate(self, request: GenerationRequest) -> AsyncIterator[Event]:
+    def generate(self, request: GenerationRequest) -> AsyncIterator[Event]:
         """Run one request; yields Started, Deltas, Finished.
 
         Closing the iterator cancels the sequence within one step. Raises QueueFullError, EngineLoadingError (in
         back-off), DrainingError at once; ContextExceededError, InvalidRequestError, EngineFailedError when the engine
         says so or dies. While the engine is unloaded the request loads it and waits.
         """
+        return cast(AsyncIterator[Event], self._run(request))
+
+    def embed(self, request: EmbedRequest) -> AsyncIterator[EmbedEvent]:
+        """Run one request of a Model of mode Embed or Rerank; yields Embedded for each text, then EmbedDone.
+
+        Cancelled and refused as `generate`.
+        """
+        return cast(AsyncIterator[EmbedEvent], self._run(request))
+
+    async def _run(self, request: GenerationRequest | EmbedRequest) -> AsyncIterator[AnyEvent]:
         stream = self._open(request)
         try:
             await self._submit(stream, request)
@@ -173,12 +184,12 @@ class EngineClient:
                 event, flow = await stream.take()
                 self._send_flow(stream, flow)
                 yield event
-                if isinstance(event, Finished):
+                if isinstance(event, Finished | EmbedDone):
                     return
         finally:
             self._close(stream)
 
-    def _open(self, request: GenerationRequest) -> Stream:
+    def _open(self, request: GenerationRequest | EmbedRequest) -> Stream:
         self._check_open()
         waiting = len(self._streams) - self._record.slots
         if waiting >= self.queue_depth:
@@ -191,11 +202,11 @@ class EngineClient:
         self._idle.clear()
         return stream
 
-    async def _submit(self, stream: Stream, request: GenerationRequest) -> None:
+    async def _submit(self, stream: Stream, request: GenerationRequest | EmbedRequest) -> None:
         self._supervisor.start()
         process = await self._supervisor.wait_ready_or_crash()
         try:
-            process.send(Submit(stream.handle, request))
+            process.send(_submission(stream.handle, request))
         except UnicodeEncodeError as error:
             raise InvalidRequestError("prompt", "is not valid Unicode: it has a lone surrogate") from error
         except (ValueError, OverflowError) as error:
@@ -270,3 +281,7 @@ class EngineClient:
     def _on_idle_timer(self) -> None:
         if self.state == "ready" and not self._streams:
             self._unloading = asyncio.create_task(self._supervisor.unload())
+
+
+def _submission(handle: int, request: GenerationRequest | EmbedRequest) -> Submit | Embed:
+    return Embed(handle, request) if isinstance(request, EmbedRequest) else Submit(handle, request)

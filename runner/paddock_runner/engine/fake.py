@@ -20,6 +20,7 @@ from paddock_runner.core.engine_record import EngineRecord
 from paddock_runner.core.generation import Sampling, TokenLogprob
 from paddock_runner.core.sequence import Chunk
 from paddock_runner.engine.backend import Abilities, BackendError, Loaded, NoCellsError, Sampler
+from paddock_runner.engine.embed_fake import FakeEmbedder
 from paddock_runner.engine.logits import Row, best_token, token_logprob
 
 BOS, END = 256, 257
@@ -88,6 +89,9 @@ class FakeBackend:
         self._max_cells, self._max_batch, self._max_sequences = record.cells, record.batch, record.sequences
         progress(1.0)
         return Loaded(MemoryNumbers(0, 0, 0, 0, 0), 1, True, record.cells, record.batch, self._abilities)
+
+    def embedder(self) -> FakeEmbedder:
+        return FakeEmbedder()
 
     @property
     def used_cells(self) -> int:

@@ -6,30 +6,26 @@ abort the whole process on a bad file or text; nothing here tries to prevent tha
 
 from __future__ import annotations
 
-import ctypes
-import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
 
-from paddock_runner.core.engine_facts import MemoryNumbers, VocabFacts
+from paddock_runner.core.engine_facts import VocabFacts
 from paddock_runner.core.engine_record import EngineRecord
 from paddock_runner.core.generation import Sampling, TokenLogprob
 from paddock_runner.core.sequence import Chunk
 from paddock_runner.engine.backend import Abilities, BackendError, Loaded, NoCellsError, Sampler
 from paddock_runner.engine.llama_batch import LlamaBatch
 from paddock_runner.engine.llama_bindings import api
-from paddock_runner.engine.llama_log import LogCapture, buffer_bytes, flash_attention_in_force
+from paddock_runner.engine.llama_embed import LlamaEmbedder
+from paddock_runner.engine.llama_log import LogCapture
+from paddock_runner.engine.llama_model import LlamaModel, context_params
 from paddock_runner.engine.llama_samplers import LlamaSampler
 from paddock_runner.engine.llama_vocab import Vocabulary
 from paddock_runner.engine.logits import Row, best_token, token_logprob
 from paddock_runner.engine.threads import available_threads
-
-_TYPES = {"f32": 0, "f16": 1, "q4_0": 2, "q4_1": 3, "q5_0": 6, "q5_1": 7, "q8_0": 8, "bf16": 30}
-_FLASH_ATTENTION = {"auto": -1, "off": 0, "on": 1}
-_LOAD_MODES = {(False, False): 0, (True, False): 1, (False, True): 2, (True, True): 3}  # (mmap, mlock)
 
 
 class LlamaBackend:
@@ -40,12 +36,7 @@ class LlamaBackend:
 
         Raises BackendError with llama.cpp's words.
         """
-        self._paths = [os.fsencode(path) for path in model_paths]
-        self._log = log
-        log.install()
-        api.llama_backend_init()
-        self._model = self._load_model(self._vocab_params())
-        self._vocabulary = Vocabulary(self._model)
+        self._file = LlamaModel(model_paths, log)
         self._context: Any = None
         self._memory: Any = None
         self._batch: LlamaBatch | None = None
@@ -56,18 +47,19 @@ class LlamaBackend:
     def vocab(self) -> VocabFacts:
         return self._vocabulary.facts
 
+    @property
+    def _vocabulary(self) -> Vocabulary:
+        return self._file.vocabulary
+
+    def embedder(self) -> LlamaEmbedder:
+        return LlamaEmbedder(self._file)
+
     def load(self, record: EngineRecord, progress: Callable[[float], None]) -> Loaded:
-        self._log.lines.clear()
-        model = self._load_model(self._model_params(record, progress))
-        vocabulary = Vocabulary(model)
-        api.llama_model_free(self._model)
-        self._model, self._vocabulary = model, vocabulary
+        self._file.load(record, progress)
         self._check_decoder()
         threads = record.threads or available_threads()
         abilities = self._abilities()
-        self._context = api.llama_init_from_model(model, _context_params(record, abilities, threads))
-        if not self._context:
-            raise BackendError(f"no context: {self._last_words()}")
+        self._context = self._file.context(_context_params(record, abilities, threads))
         self._memory = api.llama_get_memory(self._context)
         batch = api.llama_n_batch(self._context)
         self._batch = LlamaBatch(batch)
@@ -92,7 +84,7 @@ class LlamaBackend:
         if code == 1:
             raise NoCellsError
         if code != 0:
-            raise BackendError(f"llama_decode returned {code}: {self._last_words()}")
+            raise BackendError(f"llama_decode returned {code}: {self._file.last_words()}")
         self._logits = self._rows(len(self._outputs))
 
     def open_sampler(self, sampling: Sampling, tokens: Sequence[int]) -> LlamaSampler:
@@ -116,8 +108,8 @@ class LlamaBackend:
     def close(self) -> None:
         if self._context:
             api.llama_free(self._context)
-        api.llama_model_free(self._model)
-        self._context = self._model = None
+        self._context = None
+        self._file.close()
 
     def _rows(self, count: int) -> list[Row]:
         if not count:
@@ -126,75 +118,26 @@ class LlamaBackend:
         pointer = api.llama_get_logits(self._context)
         return list(np.ctypeslib.as_array(pointer, shape=(count, self.vocab.size)))
 
-    def _load_model(self, params: Any) -> Any:
-        if len(self._paths) == 1:
-            model = api.llama_model_load_from_file(self._paths[0], params)
-        else:
-            # By their paths: llama.cpp would find the other parts by their names, and blobs have none.
-            parts = (ctypes.c_char_p * len(self._paths))(*self._paths)
-            model = api.llama_model_load_from_splits(parts, len(self._paths), params)
-        if not model:
-            raise BackendError(f"the model does not load: {self._last_words()}")
-        return model
-
-    def _vocab_params(self) -> Any:
-        params = api.llama_model_default_params()
-        params.vocab_only = True
-        return params
-
-    def _model_params(self, record: EngineRecord, progress: Callable[[float], None]) -> Any:
-        params = api.llama_model_default_params()
-        params.n_gpu_layers = record.gpu_layers
-        params.load_mode = _LOAD_MODES[record.mmap, record.mlock]
-        # Kept on self: llama.cpp holds only the bare pointer.
-        self._progress = api.llama_progress_callback(_going_on(progress))
-        params.progress_callback = self._progress
-        return params
-
     def _check_decoder(self) -> None:
-        if api.llama_model_has_encoder(self._model) or not api.llama_model_has_decoder(self._model):
-            raise BackendError("the model is an encoder; only text generation with a decoder is served")
+        if api.llama_model_has_encoder(self._file.native) or not api.llama_model_has_decoder(self._file.native):
+            raise BackendError(
+                "the model is an encoder and cannot generate text; set spec.serving.mode to Embed or Rerank"
+            )
 
     def _loaded(self, threads: int, batch: int, abilities: Abilities) -> Loaded:
-        sizes = buffer_bytes(self._log.lines)
-        memory = MemoryNumbers(
-            weights=api.llama_model_size(self._model),
-            kv=sizes.get("KV", 0) + sizes.get("RS", 0),
-            compute=sizes.get("compute", 0),
-            output=sizes.get("output", 0),
-            resident=0,
-        )
-        flash_attention = flash_attention_in_force(self._log.lines)
-        return Loaded(memory, threads, flash_attention, api.llama_n_ctx(self._context), batch, abilities)
+        cells, flash_attention = api.llama_n_ctx(self._context), self._file.flash_attention()
+        return Loaded(self._file.memory(), threads, flash_attention, cells, batch, abilities)
 
     def _abilities(self) -> Abilities:
         return Abilities(
-            recurrent=bool(api.llama_model_is_recurrent(self._model) or api.llama_model_is_hybrid(self._model)),
-            window=api.llama_model_n_swa(self._model),
+            recurrent=bool(
+                api.llama_model_is_recurrent(self._file.native) or api.llama_model_is_hybrid(self._file.native)
+            ),
+            window=api.llama_model_n_swa(self._file.native),
         )
-
-    def _last_words(self) -> str:
-        return " | ".join(self._log.errors) or "llama.cpp gave no reason"
-
-
-def _going_on(progress: Callable[[float], None]) -> Callable[[float, object], bool]:
-    def report(fraction: float, _: object) -> bool:
-        progress(fraction)
-        return True
-
-    return report
 
 
 def _context_params(record: EngineRecord, abilities: Abilities, threads: int) -> Any:
-    params = api.llama_context_default_params()
-    params.n_ctx = record.cells
-    params.n_batch = params.n_ubatch = record.batch
-    params.n_seq_max = record.sequences if abilities.prefixes else record.slots
+    sequences = record.sequences if abilities.prefixes else record.slots
     # A step has one output for each slot; llama.cpp wants as many as sequences. The default is one for each token.
-    params.n_outputs_max = params.n_seq_max
-    params.n_threads = params.n_threads_batch = threads
-    params.flash_attn_type = _FLASH_ATTENTION[record.flash_attention]
-    params.type_k, params.type_v = _TYPES[record.type_k], _TYPES[record.type_v]
-    params.kv_unified = True
-    params.no_perf = True
-    return params
+    return context_params(record, sequences=sequences, outputs=sequences, threads=threads)

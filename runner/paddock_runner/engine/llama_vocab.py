@@ -23,16 +23,26 @@ class Vocabulary:
         self._pieces: dict[int, bytes] = {}
 
     def tokenize(self, text: str, special: bool) -> list[int]:
-        data = text.encode()
+        return self._tokenize(text.encode(), False, special)
+
+    def _tokenize(self, data: bytes, around: bool, special: bool) -> list[int]:
         # A token has at least one byte, but some tokenisers put a space before the text.
         capacity = len(data) + 8
         buffer = (ctypes.c_int32 * capacity)()
-        count = api.llama_tokenize(self.native, data, len(data), buffer, capacity, False, special)
+        count = api.llama_tokenize(self.native, data, len(data), buffer, capacity, around, special)
         if count < 0:
             capacity = -count
             buffer = (ctypes.c_int32 * capacity)()
-            count = api.llama_tokenize(self.native, data, len(data), buffer, capacity, False, special)
+            count = api.llama_tokenize(self.native, data, len(data), buffer, capacity, around, special)
         return list(buffer[:count])
+
+    @property
+    def around(self) -> tuple[list[int], list[int]]:
+        """The tokens that the model's own tokeniser puts before and after every text."""
+        bare, full = self._tokenize(b"a", False, False), self._tokenize(b"a", True, False)
+        starts = range(len(full) - len(bare) + 1)
+        start = next(at for at in starts if full[at : at + len(bare)] == bare)
+        return full[:start], full[start + len(bare) :]
 
     def is_control(self, token: int) -> bool:
         return bool(api.llama_vocab_is_control(self.native, token))

@@ -8,13 +8,21 @@ by one.
 from __future__ import annotations
 
 import itertools
-import queue
-import threading
-from collections import deque
 from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Protocol
 
-from paddock_runner.core.generation import EngineFailedError, GenerationError, GenerationRequest, Segment
+from paddock_runner.core.generation import GenerationRequest, Segment
 from paddock_runner.engine.backend import Backend
+from paddock_runner.engine.job_thread import JobThread
+
+
+class Tokenizer(Protocol):
+    """The part of a backend that may be used from another thread."""
+
+    def tokenize(self, text: str, special: bool) -> list[int]: ...
+
+    def is_control(self, token: int) -> bool: ...
 
 
 def encode_prompt(backend: Backend, request: GenerationRequest) -> list[int]:
@@ -22,7 +30,7 @@ def encode_prompt(backend: Backend, request: GenerationRequest) -> list[int]:
     tokens: list[int] = []
     for is_text, group in itertools.groupby(request.prompt, lambda segment: not segment.tokens):
         if is_text:
-            tokens += _encode_text(backend, list(group))
+            tokens += encode_segments(backend, list(group))
         else:
             tokens += [token for segment in group for token in segment.tokens]
     vocab = backend.vocab
@@ -31,7 +39,8 @@ def encode_prompt(backend: Backend, request: GenerationRequest) -> list[int]:
     return tokens
 
 
-def _encode_text(backend: Backend, segments: list[Segment]) -> list[int]:
+def encode_segments(backend: Tokenizer, segments: list[Segment]) -> list[int]:
+    """Token ids of segments of text, tokenised as one text wherever that is safe."""
     parts = [
         ("".join(segment.text for segment in group), special)
         for special, group in itertools.groupby(segments, lambda segment: segment.special)
@@ -45,46 +54,13 @@ def _encode_text(backend: Backend, segments: list[Segment]) -> list[int]:
     return [token for text, special in parts for token in backend.tokenize(text, special)]
 
 
-def _controls(backend: Backend, tokens: Sequence[int]) -> list[int]:
+def _controls(backend: Tokenizer, tokens: Sequence[int]) -> list[int]:
     return [token for token in tokens if backend.is_control(token)]
 
 
-class PromptThread:
+class PromptThread(JobThread[GenerationRequest, list[int]]):
     """`submit` requests, be woken by `wake`, `collect` their tokens or errors."""
 
     def __init__(self, backend: Backend, wake: Callable[[], None]) -> None:
-        self._backend = backend
-        self._wake = wake
-        self._todo: queue.SimpleQueue[tuple[int, GenerationRequest] | None] = queue.SimpleQueue()
-        self._done: deque[tuple[int, list[int] | GenerationError]] = deque()
-        self._thread = threading.Thread(target=self._work, name="prompts", daemon=True)
-        self._thread.start()
-
-    def submit(self, handle: int, request: GenerationRequest) -> None:
-        self._todo.put((handle, request))
-
-    def collect(self) -> list[tuple[int, list[int] | GenerationError]]:
-        """(handle, tokens or error) of all that are finished, in the order of submission."""
-        finished = []
-        while self._done:
-            finished.append(self._done.popleft())
-        return finished
-
-    def close(self) -> None:
-        """End the thread after the prompt it is at."""
-        self._todo.put(None)
-        self._thread.join()
-
-    def _work(self) -> None:
-        while (job := self._todo.get()) is not None:
-            handle, request = job
-            self._done.append((handle, self._encode(request)))
-            self._wake()
-
-    def _encode(self, request: GenerationRequest) -> list[int] | GenerationError:
-        try:
-            return encode_prompt(self._backend, request)
-        except GenerationError as error:
-            return error
-        except Exception as error:  # the thread must outlive a prompt that it cannot encode
-            return EngineFailedError(f"the prompt could not be tokenised: {type(error).__name__}")
+        work = partial(encode_prompt, backend)
+        super().__init__(work, wake, name="prompts", what="the prompt could not be tokenised")

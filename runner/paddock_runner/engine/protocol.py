@@ -1,8 +1,8 @@
 """The words between the HTTP front and the engine child: frames of msgpack with a 4-byte big-endian length before each.
 
-Front to engine: Load, Submit, Cancel, Hold, Release, Shutdown. Engine to front: Hello, Progress, Ready, Tokens (one per
-step, with the events of all sequences and the step's numbers), Fatal. `handle` is the front's number for one request,
-unique within a connection. Used by `engine.loop` and `engine.child` on one side, `engine.client` on the other.
+Front to engine: Load, Submit, Embed, Cancel, Hold, Release, Shutdown. Engine to front: Hello, Progress, Ready, Tokens
+(one per step, with the events of all sequences and the step's numbers), Fatal. `handle` is the front's number for one
+request, unique within a connection. Used by `engine.loop` and `engine.child` on one side, `engine.client` on the other.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+from paddock_runner.core.embedding import Embedded, EmbedDone, EmbedRequest
 from paddock_runner.core.engine_facts import MemoryNumbers, StepStats, VocabFacts
 from paddock_runner.core.engine_record import EngineRecord
 from paddock_runner.core.generation import (
@@ -72,6 +73,14 @@ class Submit:
 
 
 @dataclass(frozen=True, slots=True)
+class Embed:
+    """The Submit of Models of mode Embed and Rerank."""
+
+    handle: int
+    request: EmbedRequest
+
+
+@dataclass(frozen=True, slots=True)
 class Cancel:
     handle: int
 
@@ -106,7 +115,7 @@ class Failed:
 @dataclass(frozen=True, slots=True)
 class SequenceEvent:
     handle: int
-    event: Started | Delta | Finished | Failed
+    event: Started | Delta | Finished | Embedded | EmbedDone | Failed
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,14 +133,14 @@ class Fatal:
     message: str
 
 
-ToEngine = Load | Submit | Cancel | Hold | Release | Shutdown
+ToEngine = Load | Submit | Embed | Cancel | Hold | Release | Shutdown
 FromEngine = Hello | Progress | Ready | Tokens | Fatal
 
 _CODEC = Codec(
     [
         Hello, VocabFacts, Load, EngineRecord, Progress, Ready, MemoryNumbers, Submit, GenerationRequest, Segment,
         Constraint, Sampling, Cancel, Hold, Release, Shutdown, Tokens, SequenceEvent, Started, Delta, TokenLogprob,
-        Finished, Failed, StepStats, Fatal,
+        Finished, Failed, StepStats, Fatal, Embed, EmbedRequest, Embedded, EmbedDone,
     ]
 )  # fmt: skip
 

@@ -7,9 +7,13 @@ import os
 import time
 from contextlib import closing
 
-from paddock_runner.core.generation import Sampling
+from paddock_runner.core.embed_scheduler import Piece, Text
+from paddock_runner.core.generation import EngineFailedError, Sampling
 from paddock_runner.core.sequence import Chunk, Sequence
 from paddock_runner.engine.backend import Backend, BackendError, NoCellsError, NonFiniteLogitsError, Sampler
+from paddock_runner.engine.embed_backend import EmbedBackend
+from paddock_runner.engine.embed_loop import EmbedLoop
+from paddock_runner.engine.embed_vectors import finished_vector
 from paddock_runner.engine.link import FrameLink, LinkClosedError
 from paddock_runner.engine.loop import EngineLoop
 from paddock_runner.engine.procfs import resident_bytes
@@ -17,6 +21,7 @@ from paddock_runner.engine.protocol import PROTOCOL_VERSION, Hello, Load, Progre
 
 _PROGRESS_STEP = 0.05
 _TEST_TOKENS = 4
+_TEST_ROUNDS = 3
 
 
 def serve(backend: Backend, link: FrameLink) -> None:
@@ -27,6 +32,13 @@ def serve(backend: Backend, link: FrameLink) -> None:
         return
     if not isinstance(load, Load):
         raise LinkClosedError(f"the front sent {type(load).__name__} before Load")
+    if load.record.mode == "generate":
+        _serve_text(backend, link, load)
+    else:
+        _serve_vectors(backend.embedder(), link, load)
+
+
+def _serve_text(backend: Backend, link: FrameLink, load: Load) -> None:
     began = time.monotonic()
     loaded = backend.load(load.record, _Reporter(link))
     first_ms = self_test(backend)
@@ -35,6 +47,35 @@ def serve(backend: Backend, link: FrameLink) -> None:
     link.send(Ready(memory, seconds, loaded.threads, loaded.flash_attention, loaded.cells))
     with closing(EngineLoop(backend, link, load, loaded, first_ms=first_ms)) as loop:
         loop.run()
+
+
+def _serve_vectors(backend: EmbedBackend, link: FrameLink, load: Load) -> None:
+    began = time.monotonic()
+    loaded = backend.load(load.record, _Reporter(link))
+    first_ms = vector_self_test(backend)
+    memory = dataclasses.replace(loaded.memory, resident=resident_bytes(os.getpid()))
+    seconds = time.monotonic() - began
+    link.send(Ready(memory, seconds, loaded.threads, loaded.flash_attention, loaded.cells))
+    with closing(EmbedLoop(backend, link, load, loaded, first_ms=first_ms)) as loop:
+        loop.run()
+
+
+def vector_self_test(backend: EmbedBackend) -> float:
+    """Compute the vector of a few tokens. Returns the least milliseconds of one token among them.
+
+    Raises BackendError when it fails or the vector is not finite.
+    """
+    tokens = [max(backend.vocab.bos, 0)] * _TEST_TOKENS
+    times = []
+    for _ in range(_TEST_ROUNDS):
+        began = time.monotonic()
+        (vector,) = backend.run([Piece(Text(0, 0, tokens, slot=0), 0, tokens, last=True)])
+        times.append((time.monotonic() - began) * 1000 / _TEST_TOKENS)
+        try:
+            finished_vector(vector, 0, score=False)
+        except EngineFailedError as error:
+            raise BackendError(f"self-test: {error}; the file is damaged") from error
+    return min(times)
 
 
 def self_test(backend: Backend) -> float:

@@ -10,6 +10,7 @@ import asyncio
 from collections import deque
 from typing import Literal
 
+from paddock_runner.core.embedding import EmbedDone, EmbedEvent
 from paddock_runner.core.generation import Delta, Event, Finished, GenerationError, TokenLogprob
 
 HOLD_BYTES = 1024 * 1024
@@ -17,6 +18,7 @@ RELEASE_BYTES = HOLD_BYTES // 4
 _EVENT_BYTES = 64
 
 Flow = Literal["hold", "release"]
+AnyEvent = Event | EmbedEvent
 
 
 class Stream:
@@ -28,17 +30,17 @@ class Stream:
         self.submitted = False
         self.held = False
         self.ended = False
-        self._events: deque[Event] = deque()
+        self._events: deque[AnyEvent] = deque()
         self._error: GenerationError | None = None
         self._bytes = 0
         self._filled = asyncio.Event()
 
-    def put(self, event: Event) -> Flow | None:
+    def put(self, event: AnyEvent) -> Flow | None:
         """Add an event. Returns "hold" when the sequence must pause now."""
         self._events.append(event)
         self._bytes += event_bytes(event)
         self._filled.set()
-        self.ended = self.ended or isinstance(event, Finished)
+        self.ended = self.ended or isinstance(event, Finished | EmbedDone)
         if self.held or self._bytes <= HOLD_BYTES:
             return None
         self.held = True
@@ -50,7 +52,7 @@ class Stream:
         self._error = self._error or error
         self._filled.set()
 
-    async def take(self) -> tuple[Event, Flow | None]:
+    async def take(self) -> tuple[AnyEvent, Flow | None]:
         """The next event, and "release" when the sequence may go on now. Raises the GenerationError given to `fail`."""
         while not self._events:
             if self._error is not None:
@@ -65,7 +67,7 @@ class Stream:
         return event, "release"
 
 
-def event_bytes(event: Event) -> int:
+def event_bytes(event: AnyEvent) -> int:
     """Roughly what an event occupies; only its growth with text, tokens and alternatives matters."""
     if not isinstance(event, Delta):
         return _EVENT_BYTES
