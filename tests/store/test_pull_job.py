@@ -20,6 +20,7 @@ from tests.support.gguf_maker import make_gguf
 from tests.support.ollama_registry import OllamaRegistry
 from tests.support.ollama_registry_http import serving_registry
 from tests.support.waiting import Lines, until_sync
+from tests.support.web import Reply, serving_web
 
 from paddock_runner.commands import events
 from paddock_runner.commands.events import PROGRESS_SECONDS, Progress
@@ -369,6 +370,24 @@ def test_a_bad_secret_is_told_once_the_registry_is_needed(models: Path, secret: 
     assert (code, pull.verdict["reason"], pull.verdict["retryable"]) == (75, "Unauthorized", True)
     assert "username and password" in pull.verdict["message"]
     assert "me-myself" not in pull.message.read_text() + errors
+
+
+def test_a_refused_secret_may_be_corrected_while_the_job_runs(models: Path, secret: Path) -> None:
+    """The kubelet starts the puller again, in the same pod, with what the Secret holds by then."""
+    (secret / "username").write_text("me")
+    (secret / "password").write_text("wrong-word")
+    with serving_web() as web:
+        web.on("/v2/a/b/manifests/1", Reply(401, headers={"WWW-Authenticate": 'Basic realm="x"'}))
+        request = {"source": {"oci": {"reference": f"http://{web.host}/a/b:1"}}, "digest": None}
+        with pulling(models, request, "--credentials", secret, PADDOCK_ALLOW_INSECURE_HOSTS=web.host) as pull:
+            code, _, errors = pull.end()
+        assert (code, pull.verdict["reason"], pull.verdict["retryable"]) == (75, "Unauthorized", True)
+        assert "HTTP 401" in pull.verdict["message"]
+        assert "correct the Secret" in pull.verdict["message"]
+        assert "wrong-word" not in pull.message.read_text() + errors
+        with pulling(models, request, PADDOCK_ALLOW_INSECURE_HOSTS=web.host) as pull:
+            code, _, _ = pull.end()
+        assert (code, pull.verdict["reason"], pull.verdict["retryable"]) == (0, "Unauthorized", False)
 
 
 def test_what_the_cache_holds_needs_no_secret(seeded: Path, secret: Path) -> None:

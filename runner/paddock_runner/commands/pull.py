@@ -26,7 +26,7 @@ from paddock_runner.core.manifest import InvalidManifestError, strict_json
 from paddock_runner.core.names import ModelName
 from paddock_runner.parent import die_with_parent
 from paddock_runner.sources.base import Source
-from paddock_runner.sources.errors import SourceUnsupportedError
+from paddock_runner.sources.errors import SourceUnsupportedError, UnauthorizedError
 from paddock_runner.sources.fetch import Fetched, fetch
 from paddock_runner.sources.http import HttpSource
 from paddock_runner.sources.network import Network
@@ -65,7 +65,7 @@ def main(argv: Sequence[str]) -> int:
         result = pull(Store(arguments.models), request, Network.from_environment(), Progress())
     except (StoreError, OSError) as failure:
         error = failure if isinstance(failure, StoreError) else from_os_error(failure, "using", arguments.models)
-        return failed(error.reason, str(error), error.retryable, file)
+        return _tell(error, arguments.credentials is not None, file)
     conclude({"event": "result", "result": result}, file)
     return 0
 
@@ -84,6 +84,13 @@ def _parser() -> argparse.ArgumentParser:
         "--pin-only", action="store_true", help="write no name besides the pin, so that a collector may take it back"
     )
     return parser
+
+
+def _tell(error: StoreError, with_secret: bool, file: Path | None) -> int:
+    """Tell of an error; what a Secret holds may be corrected, and the next attempt reads it again."""
+    if with_secret and isinstance(error, UnauthorizedError) and not error.retryable:
+        return failed(error.reason, f"{error}; correct the Secret of secretRef", True, file)
+    return failed(error.reason, str(error), error.retryable, file)
 
 
 def failed(reason: str, message: str, retryable: bool, file: Path | None) -> int:
