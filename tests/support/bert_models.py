@@ -1,6 +1,6 @@
 """BERT models for tests: tiny ones of random weights, all-MiniLM-L6-v2 converted to GGUF, and a forward pass in NumPy.
 
-The forward pass is written from the paper's formulas and shares nothing with llama.cpp, so it is the oracle for vectors.
+The forward pass is written from the paper's formulas and shares nothing with llama.cpp: it is the oracle for vectors.
 """
 
 from __future__ import annotations

@@ -11,6 +11,7 @@ import contextlib
 import json
 import socket
 import threading
+from array import array
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -25,6 +26,7 @@ from paddock_runner.api.metrics import Metrics
 from paddock_runner.api.runner import Runner
 from paddock_runner.api.settings import ServeConfig, parse_settings
 from paddock_runner.core.chat import CHATML, Message
+from paddock_runner.core.embedding import Embedded, EmbedDone, EmbedEvent, EmbedRequest
 from paddock_runner.core.engine_facts import MemoryNumbers, StepStats, VocabFacts
 from paddock_runner.core.generation import (
     Delta,
@@ -108,6 +110,37 @@ class ScriptedEngine:
             self.open_requests -= 1
             self.cancelled += not complete
 
+    def embed(self, request: EmbedRequest) -> AsyncIterator[EmbedEvent]:
+        raise AssertionError("a model that generates is never asked for vectors")
+
+
+@dataclass
+class EmbeddingEngine(ScriptedEngine):
+    """Answers every text with `vector`, last text first; `failure` is raised after the first answer."""
+
+    vector: tuple[float, ...] = (0.75, -0.5)
+    scores: dict[str, float] = field(default_factory=dict)
+    failure: Exception | None = None
+    wanted: list[EmbedRequest] = field(default_factory=list)
+
+    async def embed(self, request: EmbedRequest) -> AsyncIterator[EmbedEvent]:
+        self.wanted.append(request)
+        self.open_requests += 1
+        complete = False
+        try:
+            for index in reversed(range(len(request.texts))):
+                numbers = self.vector if request.query is None else (self.scores[request.texts[index].text],)
+                yield Embedded(index, 3 + index, array("f", numbers).tobytes())
+                await asyncio.sleep(0)
+                if self.failure is not None:
+                    complete = True
+                    raise self.failure
+            complete = True
+            yield EmbedDone(sum(3 + index for index in range(len(request.texts))), 0.0, 0.0)
+        finally:
+            self.open_requests -= 1
+            self.cancelled += not complete
+
 
 async def forever() -> None:
     """A step that never ends by itself."""
@@ -182,11 +215,14 @@ async def front(
     preset: Sequence[Message] = (),
     template: str | None = None,
     chat_template: str | None = None,
+    mode: str = "generate",
     **config: Any,
 ) -> AsyncIterator[Front]:
     """A front whose manifest holds the named layers; other keywords change the serve configuration."""
     engine = engine or ScriptedEngine()
-    settings = StaticConfig(parse_settings(json.dumps(config_json(**config)).encode()))
+    base = config_json(**config)
+    base["engine"] = {**base["engine"], "mode": mode}
+    settings = StaticConfig(parse_settings(json.dumps(base).encode()))
     facts = model_facts(
         system=system, options=options or {}, preset=tuple(preset), template=template, chat_template=chat_template
     )

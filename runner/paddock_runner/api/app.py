@@ -19,7 +19,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from paddock_runner.api import auth, ollama, ollama_models, openai, ops
+from paddock_runner.api import auth, embed, ollama, ollama_models, openai, ops, rerank
 from paddock_runner.api.context import refusal
 from paddock_runner.api.errors import ApiError, as_api_error, dialect_of, error_response, internal_error
 from paddock_runner.api.metrics import Metrics
@@ -47,6 +47,10 @@ ROUTES: tuple[tuple[str, tuple[str, ...], Handler], ...] = (
     ("/v1/models/{name:path}", ("GET",), openai.model),
     ("/v1/chat/completions", ("POST",), openai.chat_completions),
     ("/v1/completions", ("POST",), openai.completions),
+    ("/api/embed", ("POST",), embed.embed),
+    ("/api/embeddings", ("POST",), embed.embeddings),
+    ("/v1/embeddings", ("POST",), embed.openai_embeddings),
+    ("/v1/rerank", ("POST",), rerank.rerank),
     ("/healthz", ("GET", "HEAD"), ops.healthz),
     ("/readyz", ("GET", "HEAD"), ops.readyz),
     ("/metrics", ("GET",), ops.metrics),

@@ -17,6 +17,7 @@ from paddock_runner.api import body as bodies
 from paddock_runner.api.context import arrival_of, refusal, runner_of
 from paddock_runner.api.errors import ApiError, error_body, unsupported
 from paddock_runner.api.metrics import Operation
+from paddock_runner.api.modes import must_generate
 from paddock_runner.api.ollama_answer import Answer, Kind, encoded, one_reply, stamp, stream
 from paddock_runner.api.ollama_schema import ChatBody, GenerateBody, OllamaMessage
 from paddock_runner.api.prompting import Prompt, chat_prompt
@@ -40,6 +41,7 @@ async def generate(request: Request) -> Response:
     keep_alive = _check(runner, body, 404, f"model '{body.model[:200]}' not found")
     if not body.prompt and keep_alive == 0:
         return _unload(request, body.model, "generate")
+    must_generate(runner, body.model, "generate")
     keep_alive = granted(request, keep_alive)
     _refuse_generate(body)
     options = _options(runner, body)
@@ -54,6 +56,7 @@ async def chat(request: Request) -> Response:
     keep_alive = _check(runner, body, 400, "model is required")
     if not body.messages and keep_alive == 0:
         return _unload(request, body.model, "chat")
+    must_generate(runner, body.model, "chat")
     keep_alive = granted(request, keep_alive)
     if body.tools:
         raise _lacks(body.model, "tools")

@@ -15,6 +15,7 @@ from starlette.responses import JSONResponse, Response
 from paddock_runner.api import body as bodies
 from paddock_runner.api.context import arrival_of, refusal, runner_of
 from paddock_runner.api.errors import ApiError, error_body, unsupported
+from paddock_runner.api.modes import must_generate
 from paddock_runner.api.openai_answer import Answer, Kind, event, one_reply, stream
 from paddock_runner.api.openai_schema import ChatBody, CompletionBody, OpenAIMessage
 from paddock_runner.api.prompting import Prompt, chat_prompt
@@ -39,7 +40,7 @@ async def models(request: Request) -> Response:
 async def model(request: Request) -> Response:
     """GET /v1/models/{id}; an id may hold slashes."""
     runner, name = runner_of(request), str(request.path_params["name"])
-    _check_model(runner, name)
+    check_model(runner, name)
     return JSONResponse(_model(runner, name))
 
 
@@ -51,7 +52,8 @@ def _model(runner: Runner, name: str) -> dict[str, Any]:
 async def chat_completions(request: Request) -> Response:
     """POST /v1/chat/completions."""
     runner, body = runner_of(request), await bodies.read(request, ChatBody)
-    _check_model(runner, body.model)
+    check_model(runner, body.model)
+    must_generate(runner, body.model, "chat")
     _refuse_chat(body)
     messages = [_message(index, item) for index, item in enumerate(body.messages)]
     prompt = await chat_prompt(runner, messages)
@@ -63,12 +65,14 @@ async def chat_completions(request: Request) -> Response:
 async def completions(request: Request) -> Response:
     """POST /v1/completions."""
     runner, body = runner_of(request), await bodies.read(request, CompletionBody)
-    _check_model(runner, body.model)
+    check_model(runner, body.model)
+    must_generate(runner, body.model, "generate")
     _refuse_completion(body)
     return _answer(request, body, "text", Prompt((_verbatim(body.prompt),)), body.max_tokens, body.logprobs)
 
 
-def _check_model(runner: Runner, name: str) -> None:
+def check_model(runner: Runner, name: str) -> None:
+    """Raises the 404 for a name that is not this Model's."""
     if not runner.serves(name):
         text = f"The model '{name[:200]}' does not exist"
         raise ApiError(404, text, reason="not_found", param="model", code="model_not_found")

@@ -18,6 +18,7 @@ from paddock_runner.api.facts import ModelFacts
 from paddock_runner.api.metrics import Metrics, Operation, Outcome, Phase
 from paddock_runner.api.settings import ServeConfig
 from paddock_runner.api.status import Status, shown_memory
+from paddock_runner.core.embedding import EmbedDone, EmbedEvent, EmbedRequest
 from paddock_runner.core.engine_facts import MemoryNumbers, StepStats, VocabFacts
 from paddock_runner.core.generation import Delta, DrainingError, Event, Finished, GenerationRequest, Started
 from paddock_runner.core.public_names import normal
@@ -57,6 +58,7 @@ class Engine(Protocol):
     async def close(self) -> None: ...
     def keep_alive(self, seconds: float) -> None: ...
     def generate(self, request: GenerationRequest) -> AsyncIterator[Event]: ...
+    def embed(self, request: EmbedRequest) -> AsyncIterator[EmbedEvent]: ...
 
 
 class ConfigInForce(Protocol):
@@ -177,6 +179,10 @@ class Runner:
             memory,
         )
 
+    def note_end(self) -> None:
+        """A request ended: the time of an idle model counts from here."""
+        self._idle_since = self.now()
+
     async def generate(
         self, request: GenerationRequest, operation: Operation, arrived: float, keep_alive: float | None = None
     ) -> AsyncGenerator[Event, None]:
@@ -200,7 +206,7 @@ class Runner:
             measured.failed(as_api_error(error))
             raise
         finally:
-            self._idle_since = self.now()
+            self.note_end()
             measured.close()
 
 
@@ -242,6 +248,11 @@ class Measured:
             if event.output_tokens > 1:
                 per_token = (self._last - self._first) / (event.output_tokens - 1)
                 metrics.per_token_seconds.labels(*labels).observe(per_token)
+
+    def embedded(self, event: EmbedDone) -> None:
+        """All texts of an embedding request are answered."""
+        self._outcome = "ok"
+        self._metrics.embedded(self._operation, event)
 
     def failed(self, error: ApiError) -> None:
         outcomes: dict[str, Outcome] = {"queue": "shed", "draining": "drained", "engine": "engine_error"}

@@ -31,6 +31,7 @@ _OPERATIONS = {
     "/api/embed": "embeddings",
     "/api/embeddings": "embeddings",
     "/v1/embeddings": "embeddings",
+    "/v1/rerank": "rerank",
 }
 
 

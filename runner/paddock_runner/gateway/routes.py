@@ -47,7 +47,7 @@ _ROUTES = (
     *(Route(f"/api/{verb}", _POST, "proxy", "ollama") for verb in ("generate", "chat", "show", "embed", "embeddings")),
     *(
         Route(f"/v1/{verb}", _POST, "proxy", "openai")
-        for verb in ("chat/completions", "completions", "embeddings", "responses")
+        for verb in ("chat/completions", "completions", "embeddings", "rerank", "responses")
     ),
     Route("/v1/messages", _POST, "proxy", "anthropic"),
     *(Route(f"/api/{verb}", _POST, "management", "ollama") for verb in ("pull", "push", "create", "copy")),
