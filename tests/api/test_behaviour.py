@@ -205,10 +205,10 @@ async def test_metrics_move() -> None:
 
 
 async def test_the_exposition_shows_the_engine() -> None:
-    async with front(ScriptedEngine(stats=StepStats(1, 0, 5, 2, 40.0, 1024, 256, 16), open_requests=3)) as at:
+    async with front(ScriptedEngine(stats=StepStats(1, 0, 5, 2, 40.0, 1024, 256, 16, 0.0), open_requests=3)) as at:
         for event in answer("x"):
             at.runner.metrics.on_event("id", event)  # type: ignore[arg-type]
-        at.runner.metrics.on_step(StepStats(1, 0, 5, 2, 40.0, 1024, 256, 16))
+        at.runner.metrics.on_step(StepStats(1, 0, 5, 2, 40.0, 1024, 256, 16, 0.0))
         at.runner.metrics.on_state("crashed")
         reply = await at.client.get("/metrics")
         assert reply.headers["content-type"].startswith("text/plain")

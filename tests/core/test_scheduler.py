@@ -200,14 +200,30 @@ def test_first_come_first_served() -> None:
     assert order == list(range(6))
 
 
-def test_decode_goes_first_and_prefill_fills_the_rest() -> None:
+def test_decode_goes_first_and_a_step_with_it_stays_short() -> None:
+    """Reading takes at most three times as long as decoding does: five decode in 10 ms, so 15 tokens would fit."""
+    plan = scheduler(slots=6, batch=64, ms=2.0)
+    talking = [Sequence(key, [1], LIMIT) for key in range(5)]
+    for sequence in talking:
+        plan.add(sequence)
+    plan.postprocess(plan.schedule(), [Sampled(one, 5, False) for one in talking], 10.0)
+    plan.add(Sequence(5, [1] * 90, LIMIT))
+    sizes = []
+    for _ in range(12):
+        step = plan.schedule()
+        sizes.append((step.costs.decode_tokens, step.costs.prefill_tokens))
+        plan.postprocess(
+            step, [Sampled(c.sequence, 5, False) for c in step.chunks if c.output], 10 + sizes[-1][1] * 1.0
+        )
+    assert all(decoded >= 5 for decoded, _ in sizes), "nobody is left out"
+    assert max(read for _, read in sizes) <= 32
+    assert sum(read for _, read in sizes) == 90
+
+
+def test_alone_a_prompt_may_fill_the_step() -> None:
     plan = scheduler(batch=64, ms=2.0)
-    talking = Sequence(0, [1], LIMIT)
-    plan.add(talking)
-    plan.postprocess(plan.schedule(), [Sampled(talking, 5, False)], 2.0)
     plan.add(Sequence(1, [1] * 90, LIMIT))
-    step = plan.schedule()
-    assert [(chunk.sequence.key, len(chunk.tokens)) for chunk in step.chunks] == [(0, 1), (1, 48)]
+    assert plan.schedule().costs.prefill_tokens == 64
 
 
 def test_chunks_follow_the_learned_cost() -> None:

@@ -50,7 +50,7 @@ MESSAGES = [
     protocol.Shutdown(),
     protocol.Tokens(
         tuple(protocol.SequenceEvent(1, event) for event in (*EVENTS, FAILED)),
-        StepStats(1, 2, 3, 4, 5.0, 6, 7, 8),
+        StepStats(1, 2, 3, 4, 5.0, 6, 7, 8, 9.0),
     ),
     protocol.Tokens((), None),
     protocol.Fatal("reason"),

@@ -39,7 +39,7 @@ class StepStats:
     """Sequences and tokens of one step; `milliseconds` is its wall time.
 
     KV cells after it: `used_cells` by sequences that run (`shared_cells` of them by several), `retained_cells` only
-    for the prefixes they keep.
+    for the prefixes they keep. `expected_seconds`: how long a request that comes now would wait for a slot.
     """
 
     running: int
@@ -50,3 +50,4 @@ class StepStats:
     used_cells: int
     retained_cells: int
     shared_cells: int
+    expected_seconds: float = 0.0

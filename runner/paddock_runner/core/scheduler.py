@@ -1,15 +1,14 @@
 """Which tokens go into the next step: plain, pure Python, no llama.cpp. Called by `engine.loop`.
 
 Three lines make the engine: `step = scheduler.schedule()`, run it, `scheduler.postprocess(step, results)`. A
-sequence is in one of three places: waiting (first come, first served), or in a slot and there in prefill (its tokens
-are not all in the cache) or decoding (all but its newest token are). What it leaves in the cache stays as a prefix for
-later ones (`core.prefix`); sequences that run always come before those.
+sequence is in one of three places: waiting (`core.scheduler_queue` says who is next), or in a slot and there in
+prefill (its tokens are not all in the cache) or decoding (all but its newest token are). What it leaves in the cache
+stays as a prefix for later ones (`core.prefix`); sequences that run always come before those.
 """
 
 from __future__ import annotations
 
 import itertools
-from collections import deque
 from collections.abc import Iterable, Iterator
 from typing import Literal
 
@@ -18,6 +17,7 @@ from paddock_runner.core.generation import ContextExceededError, InvalidRequestE
 from paddock_runner.core.prefix import PrefixTree
 from paddock_runner.core.prefix_nodes import common
 from paddock_runner.core.scheduler_packing import CHUNK_UNIT, Packer
+from paddock_runner.core.scheduler_queue import OUTPUT_WEIGHT, FairQueue
 from paddock_runner.core.sequence import Sampled, Sequence, Step
 
 MAX_PREEMPTIONS = 8
@@ -50,7 +50,7 @@ class Scheduler:
         self._prefixes = prefixes
         self._packer = Packer(batch, costs)
         self._costs = costs
-        self._waiting: deque[Sequence] = deque()
+        self._queue = FairQueue()
         self._active: list[Sequence] = []  # oldest first
         self._turns = itertools.count()
 
@@ -61,7 +61,12 @@ class Scheduler:
 
     @property
     def waiting(self) -> int:
-        return len(self._waiting)
+        return len(self._queue)
+
+    @property
+    def expected_seconds(self) -> float:
+        """How long a sequence that comes now would wait for a slot."""
+        return self._queue.expected_seconds()
 
     @property
     def running(self) -> int:
@@ -73,16 +78,15 @@ class Scheduler:
             raise InvalidRequestError("prompt", "has no tokens; give some text")
         if sequence.prompt_tokens >= sequence.limit:
             raise ContextExceededError(sequence.prompt_tokens, sequence.limit)
-        if len(self._waiting) >= self._queue_depth:
-            raise QueueFullError(len(self._waiting), 1.0)
-        self._waiting.append(sequence)
+        if len(self._queue) >= self._queue_depth:
+            raise QueueFullError(len(self._queue), self.expected_seconds)
+        self._queue.add(sequence)
 
     def remove(self, sequence: Sequence, *, spoilt: bool = False) -> None:
         """Take a sequence out, wherever it is. `spoilt`: what it and the prefixes left in the cache is not trusted."""
         if sequence.slot >= 0:
             self._leave_slot(sequence, keep=not spoilt)
-        elif sequence in self._waiting:
-            self._waiting.remove(sequence)
+        self._queue.leave(sequence)
         if spoilt:
             self._prefixes.evict(self._cells)
 
@@ -100,6 +104,7 @@ class Scheduler:
     ) -> list[tuple[Sequence, EndReason]]:
         """Record a step that was run. Returns the sequences that are complete; the caller removes them."""
         self._costs.observe(step.costs, milliseconds)
+        self._queue.pass_time(milliseconds)
         for chunk in step.chunks:
             self._prefixes.grow(chunk.sequence.slot, chunk.tokens)
             chunk.sequence.cached = chunk.start + len(chunk.tokens)
@@ -118,13 +123,14 @@ class Scheduler:
             return newest
         newest.preemptions += 1
         self._leave_slot(newest, keep=True)
-        self._waiting.appendleft(newest)
+        self._queue.put_back(newest)
         return None
 
     def _ended(self, sampled: Iterable[Sampled]) -> Iterator[tuple[Sequence, EndReason]]:
         for item in sampled:
             sequence = item.sequence
             sequence.tokens.append(item.token)
+            self._queue.serve(sequence, OUTPUT_WEIGHT)
             if item.end:
                 yield sequence, "stop"
             elif sequence.generated == sequence.max_tokens or len(sequence.tokens) >= sequence.limit:
@@ -136,18 +142,17 @@ class Scheduler:
         sequence.slot, sequence.cached = -1, 0
 
     def _admit(self) -> Iterator[Sequence]:
-        room = self._slots - len(self._active)
-        for sequence in list(self._waiting):
-            if room == 0:
-                return
-            # One that waits for a prefix has a place already: nobody overtakes it for long.
-            room -= 1
+        passed: list[Sequence] = []
+        # One that waits for a prefix has a place already: nobody overtakes it for long.
+        while len(self._active) + len(passed) < self._slots and (sequence := self._queue.next(passed)) is not None:
             pinned, cached = self._found(sequence)
             if any(self._reads_for(other, sequence, cached) for other in self._active):
+                passed.append(sequence)
                 continue
             if self._active and not self._fits(len(sequence.tokens) - pinned):
                 return
-            self._waiting.remove(sequence)
+            self._queue.take(sequence)
+            self._queue.serve(sequence, len(sequence.tokens) - cached)
             sequence.slot, sequence.cached = self._prefixes.open(sequence.tokens, sequence.tenant)
             self._active.append(sequence)
             yield sequence

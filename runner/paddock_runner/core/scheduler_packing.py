@@ -14,6 +14,8 @@ from paddock_runner.core.sequence import Chunk, Sequence
 # What the scheduler plans for; the bound itself is 200 ms, the rest is room for a wrong estimate.
 STEP_TARGET_MS = 150.0
 CHUNK_UNIT = 16
+# How many times longer a step may get because it reads a prompt beside what it decodes: those readers wait for it.
+DECODE_STRETCH = 4.0
 
 
 class Packer:
@@ -27,16 +29,24 @@ class Packer:
     def pack(self, active: Many[Sequence]) -> tuple[list[Chunk], StepCosts]:
         """The chunks of the next step and what it consists of. `active` sequences, oldest first."""
         if self._prefill_owed:
-            prefill = self._prefill_chunks(active, STEP_TARGET_MS, self._batch)
+            prefill = self._prefill_chunks(active, self._prefill_budget(active), self._batch)
             left = STEP_TARGET_MS - self._prefill_ms(prefill)
             decode = self._decode_chunks(active, left, self._batch - _count(prefill), must=not prefill)
         else:
             decode = self._decode_chunks(active, STEP_TARGET_MS, self._batch)
-            left = STEP_TARGET_MS - self._decode_ms(decode)
+            left = min(STEP_TARGET_MS - self._decode_ms(decode), self._prefill_budget(active))
             prefill = self._prefill_chunks(active, left, self._batch - len(decode), must=not decode)
         self._prefill_owed = not prefill and any(sequence.prefilling for sequence in active)
         costs = StepCosts(len(decode), _depth(decode), _count(prefill), _depth(prefill))
         return decode + prefill, costs
+
+    def _prefill_budget(self, active: Many[Sequence]) -> float:
+        """Milliseconds for reading prompts in a step; few if others decode, all if nobody does."""
+        depths = [sequence.cached for sequence in active if sequence.decoding and not sequence.held]
+        if not depths:
+            return STEP_TARGET_MS
+        alone = self._costs.decode_ms(min(len(depths), self._batch), max(depths))
+        return min(STEP_TARGET_MS, (DECODE_STRETCH - 1) * alone)
 
     def _decode_chunks(self, active: Many[Sequence], budget_ms: float, room: int, *, must: bool = True) -> list[Chunk]:
         chunks: list[Chunk] = []

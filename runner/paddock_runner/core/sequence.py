@@ -16,6 +16,7 @@ class Sequence:
     """One sequence. `tokens` are the prompt and everything generated; the first `cached` of them are in the KV cache.
 
     `limit` is the most tokens it may have in all, `max_tokens` the most it may generate (< 0: no bound but `limit`).
+    Of its `tenant` come first those of high `priority`, then those that came first.
     `slot` is its sequence id in the cache while it runs, -1 while it waits.
     """
 
@@ -29,6 +30,8 @@ class Sequence:
     slot: int = -1
     cached: int = 0
     held: bool = False
+    arrival: int = -1
+    overtaken: int = 0
     preemptions: int = 0
     last_turn: int = -1
 
