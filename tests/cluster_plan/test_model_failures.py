@@ -442,7 +442,6 @@ def test_details_that_a_status_cannot_hold_are_left_out() -> None:
 UNSUPPORTED: list[tuple[dict[str, Any], str]] = [
     ({"adapters": [{"name": "a", "source": {"oci": {"reference": "r/a"}}}]}, "spec.adapters: "),
     ({"projector": {"source": {"oci": {"reference": "r/a"}}}}, "spec.projector: "),
-    ({"serving": {"mode": "Embed"}}, "spec.serving.mode: only text generation is served yet; use Generate"),
     ({"resources": {"accelerator": {"vendor": "nvidia"}}}, "spec.resources.accelerator: runners use the processor"),
     ({"rollout": {"canary": {"prompt": "2+2?", "expect": "4"}}}, "spec.rollout.canary: "),
 ]

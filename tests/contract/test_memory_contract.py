@@ -39,7 +39,12 @@ def assert_same(facts: dict[str, Any], record: dict[str, Any]) -> None:
 @pytest.mark.parametrize("name", sorted(SHAPES))
 def test_with_the_planners_own_records(facts: dict[str, dict[str, Any]], name: str) -> None:
     assert checked_facts(facts[name]) == facts[name], "every fact reaches the status"
-    for spec in ({}, {"serving": {"slots": 2, "flashAttention": "Disabled", "kvCache": {"typeK": "q8_0"}}}):
+    for spec in (
+        {},
+        {"serving": {"mode": "Embed"}},
+        {"serving": {"mode": "Rerank", "contextLength": 512}},
+        {"serving": {"slots": 2, "flashAttention": "Disabled", "kvCache": {"typeK": "q8_0"}}},
+    ):
         assert_same(facts[name], engine_record(make_model(**spec).spec, 4096))
 
 
@@ -51,11 +56,12 @@ def test_with_the_planners_own_records(facts: dict[str, dict[str, Any]], name: s
     st.sampled_from(["f32", "f16", "bf16", "q8_0", "q5_1", "q5_0", "q4_1", "q4_0"]),
     st.sampled_from(["auto", "on", "off"]),
     st.integers(16, 4096),
+    st.sampled_from(["generate", "embed", "rerank"]),
 )
 def test_with_any_record(
-    facts: dict[str, dict[str, Any]], name: str, context: int, slots: int, cache: str, flash: str, batch: int
+    facts: dict[str, dict[str, Any]], name: str, context: int, slots: int, cache: str, flash: str, batch: int, mode: str
 ) -> None:
-    assert_same(facts[name], engine(context, slots, cache, flashAttention=flash, batch=batch))
+    assert_same(facts[name], engine(context, slots, cache, flashAttention=flash, batch=batch, mode=mode))
 
 
 def test_facts_reach_the_planner_through_a_pull_result(tmp_path: Path) -> None:

@@ -10,7 +10,17 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tests.support.bert_models import (
+    CLS_POOLING,
+    MEAN_POOLING,
+    RANK_POOLING,
+    SPECIAL,
+    tiny_bert,
+    tiny_weights,
+    write_bert,
+)
 from tests.support.engine_memory import allocated, engine
+from tests.support.gguf_maker import make_gguf
 from tests.support.shapes import SHAPES, Size, gemma3, write_shape
 
 from paddock_runner.core.engine_record import EngineRecord
@@ -58,6 +68,42 @@ def test_windows_count_once_the_engine_keeps_only_them(tmp_path: Path) -> None:
     small = kv_bytes(facts["caches"], EngineRecord.from_config(record), swa_full=False)
     assert small == pytest.approx(allocated(path, record, swa_full=False).kv, abs=2 * LOGGED)
     assert small < estimated(path, record).kv / 2
+
+
+VECTORS = [
+    engine(2048, 32, mode="embed", cells=2048, batch=2048),
+    engine(512, 8, mode="embed", cells=512, batch=512),
+    engine(512, 8, mode="embed", cells=512, batch=512, flashAttention="off"),
+]
+
+
+@pytest.mark.parametrize("record", VECTORS, ids=["long", "short", "plain"])
+@pytest.mark.parametrize("name", ["bert", "nomic-bert", "qwen3", "gemma3", "lfm2", "cls", "mean of a decoder", "rank"])
+def test_embedding_models(tmp_path: Path, name: str, record: dict[str, Any]) -> None:
+    path = tmp_path / "x.gguf"
+    if name in SHAPES:
+        write_shape(path, SHAPES[name]())
+    elif name == "mean of a decoder":
+        make_gguf(path, pooling_type=MEAN_POOLING, layers=3)
+    else:
+        tiny_bert(path, pooling=RANK_POOLING if name == "rank" else CLS_POOLING, context=2048)
+        record = {**record, "mode": "rerank" if name == "rank" else "embed"}
+    mine, real = estimated(path, record), allocated(path, record)
+    assert mine.weights == real.weights
+    assert mine.kv == pytest.approx(real.kv, rel=0.02, abs=2 * LOGGED)
+    assert mine.compute == pytest.approx(real.compute, rel=0.05, abs=2 * LOGGED)
+    # llama.cpp logs the rows of one token for each sequence; a whole text makes room for one row of every token.
+    rows = record["sequences"] if name in ("qwen3", "gemma3", "lfm2") else record["batch"]
+    assert mine.output * record["sequences"] / rows == pytest.approx(real.output, rel=0.05, abs=LOGGED)
+
+
+def test_the_rows_of_a_whole_text_are_really_taken(tmp_path: Path) -> None:
+    vocabulary = [*SPECIAL, *(f"word{number}" for number in range(8000))]
+    weights = tiny_weights(vocab=len(vocabulary), context=2048)
+    path = write_bert(tmp_path / "x.gguf", weights, vocabulary, heads=4, pooling=MEAN_POOLING)
+    mine, real = estimated(path, VECTORS[0]), allocated(path, VECTORS[0], step=True)
+    assert mine.output > 60 << 20
+    assert real.resident > mine.output, "llama.cpp clears the rows, so they are there although nothing is written"
 
 
 @pytest.mark.model

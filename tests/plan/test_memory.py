@@ -17,6 +17,7 @@ from paddock_operator.core.plan_model import plan_model
 
 FACTS = {
     "input": 28311552, "output": 2304, "blocks": 69000000, "state": 0, "heads": 9, "encoder": False,
+    "width": 576, "last": True,
     "caches": [{"window": 0, "key": 5760, "value": 5760}],
     "step": {"token": 30000, "sequence": 0, "plain": 31000, "scored": 9000, "cell": 0},
 }  # fmt: skip
@@ -50,6 +51,28 @@ def test_batch_is_never_below_the_slots() -> None:
     assert (record["batch"], record["sequences"]) == (200, 200)
     record = engine(serving={"slots": 2})
     assert (record["batch"], record["sequences"]) == (512, 18), "and 16 for prefixes"
+
+
+@pytest.mark.parametrize("mode", ["Embed", "Rerank"])
+def test_records_of_models_for_vectors(mode: str) -> None:
+    record = engine(8192, serving={"mode": mode})
+    numbers = [record[name] for name in ("mode", "contextLength", "slots", "cells", "sequences", "batch")]
+    assert numbers == [mode.lower(), 2048, 32, 2048, 32, 2048], "a text fits into one step; there are no prefixes"
+    assert engine(512, serving={"mode": mode})["batch"] == 512
+    given = engine(8192, serving={"mode": mode, "contextLength": 8192, "slots": 4}, parameters={"num_batch": 256})
+    assert [given[name] for name in ("contextLength", "slots", "cells", "batch")] == [8192, 4, 8192, 256]
+
+
+def test_vectors_of_whole_texts_cost_a_row_of_logits_for_each_token() -> None:
+    record = engine(512, serving={"mode": "Embed"})
+    whole = estimate_parts(record, {**FACTS, "last": False, "encoder": True, "caches": []}, 30522)
+    assert whole.output == 4 * (30522 + 576) * 512
+    assert estimate_parts(record, FACTS, 30522).output == 4 * (30522 + 576) * 32
+
+
+def test_facts_of_earlier_pulls_have_no_width() -> None:
+    told = {name: value for name, value in FACTS.items() if name not in ("width", "last")}
+    assert checked_facts(told) == {**FACTS, "width": 0, "last": False}
 
 
 def test_rough_estimate_adds_up_and_survives_missing_facts() -> None:

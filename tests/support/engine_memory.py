@@ -44,7 +44,8 @@ def engine(context: int = 2048, slots: int = 4, cache: str = "f16", **changes: A
     """The `engine` object of a serve configuration."""
     sizes = {"contextLength": context, "slots": slots, "cells": context * slots}
     record = {**ENGINE, **sizes, "typeK": cache, "typeV": cache, **changes}
-    return {**record, "sequences": min(slots + 16, record["batch"])}
+    retained = 16 if record["mode"] == "generate" else 0
+    return {**record, "sequences": min(slots + retained, record["batch"])}
 
 
 def allocated(model: Path, record: Mapping[str, Any], *, swa_full: bool = True, step: bool = False) -> Allocated:
@@ -63,6 +64,7 @@ def _resident() -> int:
 
 
 def _main(request: Mapping[str, Any]) -> None:
+    from paddock_runner.core.embed_scheduler import Piece, Text
     from paddock_runner.core.engine_record import EngineRecord
     from paddock_runner.core.sequence import Chunk, Sequence
     from paddock_runner.engine import llama
@@ -82,11 +84,18 @@ def _main(request: Mapping[str, Any]) -> None:
     before = _resident()
     backend = llama.LlamaBackend([Path(request["model"])], log)
     record = EngineRecord.from_config(request["engine"])
-    loaded = backend.load(record, lambda _: None)
-    sizes = buffer_bytes(log.lines)
-    if request["step"]:
-        count = min(record.batch, record.context_length)
-        backend.decode([Chunk(Sequence(0, [5] * count, count, slot=0), 0, [5] * count, True)])
+    count = min(record.batch, record.context_length)
+    if record.mode == "generate":
+        loaded: Any = backend.load(record, lambda _: None)
+        sizes = buffer_bytes(log.lines)
+        if request["step"]:
+            backend.decode([Chunk(Sequence(0, [5] * count, count, slot=0), 0, [5] * count, True)])
+    else:
+        embedder = backend.embedder()
+        loaded = embedder.load(record, lambda _: None)
+        sizes = buffer_bytes(log.lines)
+        if request["step"]:
+            embedder.run([Piece(Text(0, 0, [5] * count, slot=0), 0, [5] * count, last=True)])
     print(json.dumps({
         "weights": loaded.memory.weights, "kv": sizes.get("KV", 0), "state": sizes.get("RS", 0),
         "compute": sizes.get("compute", 0), "output": sizes.get("output", 0), "resident": _resident() - before,

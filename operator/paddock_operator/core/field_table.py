@@ -129,10 +129,7 @@ MODEL_ROWS: tuple[Row, ...] = (
             lambda value: value.get("type") != "Disabled",
         ),
     ),
-    _same(
-        "spec.serving.mode",
-        _refused("only text generation is served yet; use Generate", "not Generate", lambda value: value != "Generate"),
-    ),
+    *_alike("spec.serving.mode"),
     Row(
         "spec.resources.memory",
         _honoured("request and limit of each runner"),

@@ -17,6 +17,10 @@ from paddock_operator.core.quantity import whole
 DEFAULT_CONTEXT = 4096
 DEFAULT_SLOTS = 4
 DEFAULT_BATCH = 512
+VECTOR_CONTEXT = 2048
+"""The default for embedding models: llama.cpp keeps a row of logits for every token of a text that is never cut."""
+VECTOR_SLOTS = 32
+"""Texts of one step: as many short ones as fill it."""
 DEFAULT_CACHE_TYPE = "f16"
 RETAINED = 16
 """So many prefixes of finished requests stay in the cache for later ones; each is an id beside those of the slots."""
@@ -32,16 +36,18 @@ def engine_record(spec: ModelSpec, trained_context: int) -> dict[str, Any]:
     """The `engine` object of the serve configuration. `trained_context`: tokens in training, 0 if unknown."""
     serving, parameters = spec.serving or Serving(), spec.parameters or Parameters()
     cache = serving.kv_cache or KVCache()
-    slots = serving.slots or DEFAULT_SLOTS
-    context = _context(serving, parameters, trained_context)
-    batch = min(max(parameters.num_batch or DEFAULT_BATCH, slots), MAX_BATCH)
-    retained = RETAINED if serving.mode in (None, "Generate") else 0
+    generates = serving.mode in (None, "Generate")
+    slots = serving.slots or (DEFAULT_SLOTS if generates else VECTOR_SLOTS)
+    context = _context(serving, parameters, trained_context, DEFAULT_CONTEXT if generates else VECTOR_CONTEXT)
+    # A text that is not cut must fit into one step; texts that are share the cells of one.
+    batch = min(max(parameters.num_batch or (DEFAULT_BATCH if generates else context), slots), MAX_BATCH)
+    cells = context * slots if generates else context
     return {
         "mode": (serving.mode or "Generate").lower(),
         "contextLength": context,
         "slots": slots,
-        "cells": (cache.cells and max(cache.cells, context)) or min(context * slots, MAX_CELLS),
-        "sequences": min(slots + retained, batch, MAX_SEQUENCES),
+        "cells": (cache.cells and max(cache.cells, context)) or min(cells, MAX_CELLS),
+        "sequences": min(slots + (RETAINED if generates else 0), batch, MAX_SEQUENCES),
         "batch": batch,
         "prefixBytes": 0,
         "typeK": cache.type_k or DEFAULT_CACHE_TYPE,
@@ -54,11 +60,11 @@ def engine_record(spec: ModelSpec, trained_context: int) -> dict[str, Any]:
     }
 
 
-def _context(serving: Serving, parameters: Parameters, trained: int) -> int:
+def _context(serving: Serving, parameters: Parameters, trained: int, default: int) -> int:
     wanted = serving.context_length or parameters.num_ctx
     if wanted:
         return min(wanted, MAX_CELLS)
-    return min(trained, DEFAULT_CONTEXT) if trained > 0 else DEFAULT_CONTEXT
+    return min(trained, default) if trained > 0 else default
 
 
 def _threads(spec: ModelSpec, parameters: Parameters) -> int:

@@ -66,6 +66,9 @@ def checked_facts(found: Any) -> dict[str, Any]:
         "caches": [{name: cache[name] for name in known if name in cache} for cache in caches],
         "step": {name: step[name] for name in _STEP},
         "encoder": found.get("encoder") is True,
+        # Pulls before embedding models were served did not tell these two.
+        "width": found["width"] if _counts(found, ("width",)) else 0,
+        "last": found.get("last") is True,
     }
 
 
@@ -89,7 +92,7 @@ def estimate_parts(engine: Mapping[str, Any], facts: Mapping[str, Any], vocab: i
         kv=kv_bytes(engine, facts),
         state=facts["state"] * sequences(engine, facts),
         compute=compute_bytes(engine, facts, vocab),
-        output=4 * vocab * sequences(engine, facts),
+        output=output_bytes(engine, facts, vocab),
         process=PROCESS_BYTES + TOKEN_BYTES * vocab + engine["prefixBytes"],
     )
 
@@ -98,6 +101,18 @@ def sequences(engine: Mapping[str, Any], facts: Mapping[str, Any]) -> int:
     """How many sequence ids the engine makes: without prefixes to share, one for each slot."""
     shares = not (facts["state"] or any(cache["window"] for cache in facts["caches"]))
     return int(engine["sequences"] if shares else engine["slots"])
+
+
+def outputs(engine: Mapping[str, Any], facts: Mapping[str, Any]) -> int:
+    """Rows that are read from one step at most: of each sequence, or of all tokens where texts are never cut."""
+    each = engine["mode"] == "generate" or facts["last"]
+    return sequences(engine, facts) if each else int(engine["batch"])
+
+
+def output_bytes(engine: Mapping[str, Any], facts: Mapping[str, Any], vocab: int) -> int:
+    """Bytes of those rows: llama.cpp keeps room for logits even where only vectors are read."""
+    width = 0 if engine["mode"] == "generate" else facts["width"]
+    return int(4 * (vocab + width) * outputs(engine, facts))
 
 
 def kv_bytes(engine: Mapping[str, Any], facts: Mapping[str, Any]) -> int:
@@ -125,8 +140,13 @@ def compute_bytes(engine: Mapping[str, Any], facts: Mapping[str, Any], vocab: in
         most = max(cells, default=0)
         scores = (4 * facts["heads"] * most + step["scored"]) * tokens + step["cell"] * most
         activations = max(step["plain"] * tokens, scores)
-    logits = 0 if encoder else 4 * vocab * min(several, tokens)
-    return int(max(masks + activations + step["sequence"] * several, logits))
+    logits = 0 if encoder else 4 * vocab * min(outputs(engine, facts), tokens)
+    beside = 0
+    if engine["mode"] != "generate":
+        # What pools reads inputs at the very end: weights of the means, or rows, which keep logits out of freed memory.
+        activations += 0 if facts["last"] else 4 * tokens * several
+        beside = masks + 4 * facts["width"] * tokens
+    return int(max(masks + activations + step["sequence"] * several, logits and logits + beside))
 
 
 def _padded(cells: int) -> int:

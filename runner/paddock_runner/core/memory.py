@@ -59,7 +59,7 @@ def estimate(
         kv=kv_bytes(facts["caches"], record),
         state=facts["state"] * sequences(facts, record),
         compute=compute_bytes(facts, vocab, record),
-        output=4 * vocab * sequences(facts, record),
+        output=output_bytes(facts, vocab, record),
         projector=projector,
         process=PROCESS_BYTES + TOKEN_BYTES * vocab + record.prefix_bytes,
     )
@@ -69,6 +69,17 @@ def sequences(facts: Mapping[str, Any], record: EngineRecord) -> int:
     """How many sequence ids the engine makes: without prefixes to share, one for each slot."""
     shares = not (facts["state"] or any(cache["window"] for cache in facts["caches"]))
     return record.sequences if shares else record.slots
+
+
+def outputs(facts: Mapping[str, Any], record: EngineRecord) -> int:
+    """Rows that are read from one step at most: of each sequence, or of all tokens where texts are never cut."""
+    return sequences(facts, record) if record.mode == "generate" or facts.get("last") else record.batch
+
+
+def output_bytes(facts: Mapping[str, Any], vocab: int, record: EngineRecord) -> int:
+    """Bytes of those rows: llama.cpp keeps room for logits even where only vectors are read."""
+    width = 0 if record.mode == "generate" else facts.get("width", 0)
+    return int(4 * (vocab + width) * outputs(facts, record))
 
 
 def kv_bytes(caches: Sequence[Mapping[str, int]], record: EngineRecord, *, swa_full: bool = True) -> int:
@@ -102,8 +113,13 @@ def compute_bytes(facts: Mapping[str, Any], vocab: int, record: EngineRecord) ->
         most = max(cells, default=0)
         scores = (4 * facts["heads"] * most + step["scored"]) * tokens + step["cell"] * most
         activations = max(step["plain"] * tokens, scores)
-    logits = 0 if facts["encoder"] else 4 * vocab * min(several, tokens)
-    return int(max(masks + activations + step["sequence"] * several, logits))
+    logits = 0 if facts["encoder"] else 4 * vocab * min(outputs(facts, record), tokens)
+    beside = 0
+    if record.mode != "generate":
+        # What pools reads inputs at the very end: weights of the means, or rows, which keep logits out of freed memory.
+        activations += 0 if facts.get("last") else 4 * tokens * several
+        beside = masks + 4 * facts.get("width", 0) * tokens
+    return int(max(masks + activations + step["sequence"] * several, logits and logits + beside))
 
 
 def _tokens(record: EngineRecord, cells: int) -> int:

@@ -116,7 +116,22 @@ def memory_facts(header: Header) -> dict[str, Any]:
         "heads": max((one.attention.heads for one in model.blocks if one.attention), default=0),
         "step": _step(model),
         "encoder": not model.cached,
+        "width": _output_width(header, model),
+        "last": model.cached and _pools_last(header),
     }
+
+
+def _output_width(header: Header, model: Model) -> int:
+    """Numbers of a vector."""
+    wider = header.metadata.get(f"{header.architecture}.embedding_length_out")
+    return wider if isinstance(wider, int) and wider > 0 else model.width
+
+
+def _pools_last(header: Header) -> bool:
+    """Whether a vector is that of the last token, which sees all others (`engine.llama_embed` decides the same)."""
+    pooling = header.metadata.get(f"{header.architecture}.pooling_type")
+    causal = header.metadata.get(f"{header.architecture}.attention.causal")
+    return causal is not False and pooling in (None, 0, 3, 4)
 
 
 def _caches(model: Model) -> list[dict[str, int]]:
