@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from tests.engine.conftest import GREEDY, make_record
 
-from paddock_runner.core.generation import Delta, Finished, GenerationRequest, Sampling, Segment, TokenLogprob
+from paddock_runner.core.generation import Delta, Finished, GenerationRequest, Sampling, Segment, Started, TokenLogprob
 from paddock_runner.engine.client import EngineClient
 
 pytestmark = pytest.mark.model
@@ -98,3 +98,32 @@ async def test_a_long_prompt_is_prefilled_in_short_steps(engine: EngineClient) -
     _, _, finished = await answer(engine, request)
     assert finished.prompt_tokens > 800
     assert finished.prefill_seconds > 0
+
+
+async def test_a_second_turn_reads_only_the_new_part_and_says_the_same(smollm2: Path) -> None:
+    """The same talk with its beginning in the cache and without."""
+    first = chat("What is the capital of France?", max_tokens=20)
+    record = make_record(context_length=1024, cells=4096, slots=2, sequences=8, batch=256, threads=0)
+    fresh = EngineClient(smollm2, record)
+    warm = EngineClient(smollm2, record)
+    try:
+        text, _, _ = await answer(warm, first)
+        again = Segment(
+            f"{text}<|im_end|>\n<|im_start|>user\nAnd of Spain?<|im_end|>\n<|im_start|>assistant\n", special=True
+        )
+        second = chat("", prompt=(*first.prompt, again), logprobs=2, max_tokens=24)
+        _, expected, _ = await answer(fresh, second)
+        assert (await started(warm, second)).cached_tokens > 20
+        _, got, finished = await answer(warm, second)
+        assert finished.output_tokens == len(got)
+        assert_equal_up_to_a_near_tie(expected, got)
+    finally:
+        await warm.close()
+        await fresh.close()
+
+
+async def started(engine: EngineClient, request: GenerationRequest) -> Started:
+    async for event in engine.generate(request):
+        if isinstance(event, Started):
+            return event
+    raise AssertionError("it never began")

@@ -70,7 +70,8 @@ class CostModel:
             rest = milliseconds - self.decode_ms(step.decode_tokens, step.decode_depth)
             key = _key("prefill", step.prefill_tokens, step.prefill_depth)
             self._learn(key, max(rest, 0.1 * milliseconds) / step.prefill_tokens)
-            self._forgive(key)
+            if not step.decode_tokens:
+                self._forgive(key)
         elif step.decode_tokens:
             self._learn(_key("decode", step.decode_tokens, step.decode_depth), milliseconds / step.decode_tokens)
 
@@ -82,6 +83,7 @@ class CostModel:
             self._means[key] = mean + (_RISE if value > mean else _FALL) * (value - mean)
 
     def _forgive(self, key: Key) -> None:
+        # Only in steps without decoding: a try that is too long would be a gap in somebody's stream.
         kind, width, depth = key
         wider = kind, width + 1, depth
         if wider in self._means:

@@ -193,7 +193,7 @@ class EngineClient:
         self._check_open()
         waiting = len(self._streams) - self._record.slots
         if waiting >= self.queue_depth:
-            raise QueueFullError(max(0, waiting), 1.0 + waiting / self._record.slots)
+            raise QueueFullError(max(0, waiting), self._expected_wait(waiting))
         if self.state == "crashed":
             raise EngineLoadingError(f"the engine restarts: {self.reason}", self._supervisor.retry_after())
         self._disarm()
@@ -201,6 +201,11 @@ class EngineClient:
         self._streams[stream.handle] = stream
         self._idle.clear()
         return stream
+
+    def _expected_wait(self, waiting: int) -> float:
+        """Seconds as the engine measured them lately; a guess as long as it has not."""
+        measured = self.stats.expected_seconds if self.stats else 0.0
+        return measured or 1.0 + waiting / self._record.slots
 
     async def _submit(self, stream: Stream, request: GenerationRequest | EmbedRequest) -> None:
         self._supervisor.start()

@@ -47,6 +47,9 @@ from paddock_runner.engine.protocol import (
 )
 from paddock_runner.engine.runs import Run
 
+# Cells that only keep prefixes slow every step a little, as attention passes them by; docs/engine.md has the figures.
+HOT_CELLS = 4096
+
 Clock = Callable[[], float]
 
 
@@ -75,7 +78,7 @@ class EngineLoop:
             queue_depth=load.queue_depth,
             costs=CostModel(first_ms),
             prefixes=_prefixes(load.record, loaded),
-            hot=loaded.cells,
+            hot=min(loaded.cells, HOT_CELLS),
         )
         self._prompts = PromptThread(backend, link.wake)
         self._arriving: dict[int, tuple[GenerationRequest, float]] = {}  # being tokenised
