@@ -7,13 +7,19 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 from tests.core.test_scheduler import record
-from tests.support.kv_mirror import apply, check_mirror
+from tests.support.kv_mirror import check_mirror
 
 from paddock_runner.core.prefix import EVICT_UNIT, MIN_SHARED, Copy, Cut, PrefixTree
+from paddock_runner.core.prefix_host import Forget, HostTier, Restore, Save
 from paddock_runner.core.sequence import Chunk, Sequence
+from paddock_runner.engine.cache_hands import CacheHands
 from paddock_runner.engine.fake import FakeBackend
 
 LONG = list(range(100))
+
+
+def tree_of(sequences: int, host: int = 0, *, keeping: bool = True) -> PrefixTree:
+    return PrefixTree(sequences, 1 << 20, HostTier(host, 1), keeping=keeping)
 
 
 def ran(tree: PrefixTree, tokens: list[int], tenant: str = "") -> int:
@@ -26,7 +32,7 @@ def ran(tree: PrefixTree, tokens: list[int], tenant: str = "") -> int:
 
 
 def test_a_kept_prefix_is_found_and_copied() -> None:
-    tree = PrefixTree(4)
+    tree = tree_of(4)
     first = ran(tree, LONG)
     assert (tree.used, tree.pinned, tree.retained) == (100, 0, 100)
     tree.take_operations()
@@ -37,14 +43,14 @@ def test_a_kept_prefix_is_found_and_copied() -> None:
 
 
 def test_the_last_token_is_always_decoded_again() -> None:
-    tree = PrefixTree(4)
+    tree = tree_of(4)
     ran(tree, LONG)
     assert tree.match(LONG, "").length == 99
     assert tree.match([*LONG, 1], "").length == 100
 
 
 def test_a_longer_turn_of_the_same_talk_goes_on_under_its_id() -> None:
-    tree = PrefixTree(4)
+    tree = tree_of(4)
     first = ran(tree, LONG)
     tree.take_operations()
     second, cached = tree.open([*LONG, 1, 2], "")
@@ -52,7 +58,7 @@ def test_a_longer_turn_of_the_same_talk_goes_on_under_its_id() -> None:
 
 
 def test_few_tokens_are_not_worth_it() -> None:
-    tree = PrefixTree(4)
+    tree = tree_of(4)
     ran(tree, LONG[: MIN_SHARED - 1])
     assert tree.used == 0
     ran(tree, LONG)
@@ -61,7 +67,7 @@ def test_few_tokens_are_not_worth_it() -> None:
 
 
 def test_tenants_share_nothing() -> None:
-    tree = PrefixTree(4)
+    tree = tree_of(4)
     ran(tree, LONG, "a")
     assert tree.match(LONG, "b").length == 0
     one, cached = tree.open(LONG, "b")
@@ -73,7 +79,7 @@ def test_tenants_share_nothing() -> None:
 
 
 def test_running_sequences_share_and_both_stay() -> None:
-    tree = PrefixTree(4)
+    tree = tree_of(4)
     first, _ = tree.open(LONG, "")
     tree.grow(first, LONG)
     second, cached = tree.open([*LONG[:50], 7], "")
@@ -85,7 +91,7 @@ def test_running_sequences_share_and_both_stay() -> None:
 
 
 def test_what_others_hold_too_is_not_kept_twice() -> None:
-    tree = PrefixTree(8)
+    tree = tree_of(8)
     for _ in range(5):
         ran(tree, LONG)
     assert (tree.used, len(tree._retained)) == (100, 1)
@@ -100,7 +106,7 @@ def test_what_others_hold_too_is_not_kept_twice() -> None:
 
 
 def test_the_least_recently_used_end_gives_way_first() -> None:
-    tree = PrefixTree(8)
+    tree = tree_of(8)
     old = ran(tree, [1] * 50 + [2] * 500)
     new = ran(tree, [1] * 50 + [3] * 500)
     tree.take_operations()
@@ -116,7 +122,7 @@ def test_the_least_recently_used_end_gives_way_first() -> None:
 
 
 def test_what_runs_never_gives_way() -> None:
-    tree = PrefixTree(8)
+    tree = tree_of(8)
     one, _ = tree.open(LONG, "")
     tree.grow(one, LONG)
     ran(tree, [*LONG[:50], *[7] * 30])
@@ -125,7 +131,7 @@ def test_what_runs_never_gives_way() -> None:
 
 
 def test_without_a_free_id_the_oldest_kept_one_goes() -> None:
-    tree = PrefixTree(2)
+    tree = tree_of(2)
     first, second = ran(tree, [1] * 40), ran(tree, [2] * 40)
     tree.take_operations()
     assert tree.open([3] * 40, "")[0] == first
@@ -137,11 +143,61 @@ def test_without_a_free_id_the_oldest_kept_one_goes() -> None:
 
 
 def test_a_model_that_cannot_share_keeps_nothing() -> None:
-    tree = PrefixTree(2, keeping=False)
+    tree = tree_of(2, keeping=False)
     one = ran(tree, LONG)
     assert tree.used == 0
     assert tree.match(LONG, "").length == 0
     assert tree.take_operations() == [Cut(one, 0)]
+
+
+def test_what_leaves_is_saved_and_comes_back() -> None:
+    tree = tree_of(4, host=1000)
+    one = ran(tree, LONG)
+    tree.take_operations()
+    tree.evict(1)
+    assert tree.take_operations() == [Save(one, 0), Cut(one, 0)]
+    assert tree.open([*LONG, 1, 2], "other tenant")[1] == 0
+    other, cached = tree.open([*LONG[:80], 1, 2], "")
+    assert cached == 80
+    assert tree.take_operations() == [Restore(0, other), Cut(other, 80)]
+    tree.drop(other)
+    whole, cached = tree.open([*LONG, 1, 2], "")
+    assert cached == 100
+    assert tree.take_operations()[1:] == [Restore(0, whole), Forget(0)]
+    assert tree.host.used == 0
+
+
+def test_the_budget_of_the_host_holds() -> None:
+    tree = tree_of(8, host=250)
+    for first in range(4):
+        ran(tree, [first] * 100)
+    tree.take_operations()
+    tree.evict(400)
+    operations = tree.take_operations()
+    assert [one.key for one in operations if isinstance(one, Save)] == [0, 1, 2, 3]
+    assert [one.key for one in operations if isinstance(one, Forget)] == [0, 1]
+    assert tree.host.used == 200
+
+
+def test_nothing_is_saved_twice_nor_parts_of_it() -> None:
+    tree = tree_of(8, host=10_000)
+    ran(tree, LONG)
+    tree.evict(100)
+    one, cached = tree.open([*LONG, *LONG], "")
+    assert cached == 100
+    tree.grow(one, LONG[:50])
+    tree.keep(one)
+    tree.evict(10)
+    tree.evict(1000)
+    assert tree.host.used == 150
+    assert len(tree.host.keys) == 1
+
+
+def test_what_is_spoilt_is_not_saved() -> None:
+    tree = tree_of(8, host=10_000)
+    ran(tree, LONG)
+    tree.evict(100, save=False)
+    assert tree.host.used == tree.used == 0
 
 
 words = st.lists(st.sampled_from([[1] * 20, [2] * 20, [1] * 7, [3] * 300, [2]]), min_size=1, max_size=5)
@@ -150,11 +206,12 @@ words = st.lists(st.sampled_from([[1] * 20, [2] * 20, [1] * 7, [3] * 300, [2]]),
 class Mirror(RuleBasedStateMachine):
     """Anything that can happen to sequences, with the strict fake beside it."""
 
-    @initialize(sequences=st.integers(1, 6), keeping=st.booleans())
-    def begin(self, sequences: int, keeping: bool) -> None:
-        self.tree = PrefixTree(sequences, keeping=keeping)
+    @initialize(sequences=st.integers(1, 6), host=st.sampled_from([0, 400, 1 << 20]), keeping=st.booleans())
+    def begin(self, sequences: int, host: int, keeping: bool) -> None:
+        self.tree = tree_of(sequences, host, keeping=keeping)
         self.backend = FakeBackend()
         self.backend.load(record(slots=sequences, cells=1 << 20, batch=1 << 16, sequences=sequences), lambda _: None)
+        self.hands = CacheHands(self.backend)
         self.sequences = sequences
         self.running: dict[int, list[int]] = {}
 
@@ -191,8 +248,8 @@ class Mirror(RuleBasedStateMachine):
     @invariant()
     def settle(self) -> None:
         if hasattr(self, "tree"):
-            apply(self.backend, self.tree.take_operations())
-            check_mirror(self.tree, self.backend)
+            self.hands.apply(self.tree.take_operations())
+            check_mirror(self.tree, self.backend, self.hands)
 
     def teardown(self) -> None:
         if hasattr(self, "tree"):

@@ -9,16 +9,18 @@ from dataclasses import dataclass, field
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tests.support.kv_mirror import apply, check_mirror
+from tests.support.kv_mirror import check_mirror
 
 from paddock_runner.core.costs import CostModel
 from paddock_runner.core.engine_record import EngineRecord
 from paddock_runner.core.generation import ContextExceededError, InvalidRequestError, QueueFullError, Sampling
 from paddock_runner.core.prefix import PrefixTree
+from paddock_runner.core.prefix_host import HostTier
 from paddock_runner.core.scheduler import MAX_PREEMPTIONS, Scheduler
 from paddock_runner.core.scheduler_packing import CHUNK_UNIT
 from paddock_runner.core.sequence import Sampled, Sequence, Step
 from paddock_runner.engine.backend import NoCellsError
+from paddock_runner.engine.cache_hands import CacheHands
 from paddock_runner.engine.fake import FakeBackend
 
 LIMIT = 96
@@ -37,6 +39,7 @@ def scheduler(
     ms: float = 1.0,
     sequences: int = 0,
     hot: int = 1 << 20,
+    host: int = 0,
 ) -> Scheduler:
     return Scheduler(
         slots=slots,
@@ -44,7 +47,7 @@ def scheduler(
         batch=batch,
         queue_depth=queue_depth,
         costs=CostModel(ms),
-        prefixes=PrefixTree(sequences or slots + 4),
+        prefixes=PrefixTree(sequences or slots + 4, cells, HostTier(host, 1)),
         hot=hot,
     )
 
@@ -58,11 +61,14 @@ class Machine:
     ms_per_token: float = 1.0
     finished: dict[int, tuple[list[int], str]] = field(default_factory=dict)
 
+    def __post_init__(self) -> None:
+        self.hands = CacheHands(self.backend)
+
     def step(self, check: Callable[[Step], None] = lambda _: None) -> Step:
         step = self.scheduler.schedule()
         check(step)
-        apply(self.backend, step.operations)
-        check_mirror(self.scheduler.cells, self.backend)
+        self.hands.apply(step.operations)
+        check_mirror(self.scheduler.cells, self.backend, self.hands)
         if step.chunks:
             try:
                 self.backend.decode(step.chunks)
@@ -78,8 +84,8 @@ class Machine:
     def flush(self) -> None:
         """Give up what is kept; then nothing may be left."""
         self.scheduler.cells.evict(1 << 30)
-        apply(self.backend, self.scheduler.cells.take_operations())
-        check_mirror(self.scheduler.cells, self.backend)
+        self.hands.apply(self.scheduler.cells.take_operations())
+        check_mirror(self.scheduler.cells, self.backend, self.hands)
         assert self.backend.cells == {}
         assert self.scheduler.running == self.scheduler.waiting == self.scheduler.cells.used == 0
 
@@ -130,12 +136,13 @@ requests = st.lists(st.tuples(prompts, st.integers(1, 20)), min_size=1, max_size
     st.floats(0.1, 40),
     st.integers(0, 5),
     st.sampled_from([0, 40, 1000]),
+    st.sampled_from([0, 150, 1000]),
 )
 def test_sequences_together_say_what_each_says_alone(
-    wanted: list[tuple[list[int], int]], slots: int, batch: int, cells: int, ms: float, more: int, hot: int
+    wanted: list[tuple[list[int], int]], slots: int, batch: int, cells: int, ms: float, more: int, hot: int, host: int
 ) -> None:
     ids = slots + more
-    machine = Machine(scheduler(slots, cells, batch, ms=ms, sequences=ids, hot=hot), ms_per_token=ms)
+    machine = Machine(scheduler(slots, cells, batch, ms=ms, sequences=ids, hot=hot, host=host), ms_per_token=ms)
     machine.backend.load(record(slots, cells, batch, ids), lambda _: None)
     for key, (prompt, max_tokens) in enumerate(wanted):
         machine.scheduler.add(Sequence(key, list(prompt), LIMIT, max_tokens))

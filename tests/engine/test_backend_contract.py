@@ -145,6 +145,19 @@ class TestBackend:
         feed(backend, 5, PROMPT[:4], len(PROMPT))
         assert draw(backend) == again, "and its cells outlive it"
 
+    def test_saved_cells_come_back_under_another_id(self, backend: Backend) -> None:
+        feed(backend, 1, PROMPT)
+        whole = draw(backend)
+        backend.remove(1)
+        feed(backend, 0, PROMPT[:30])
+        saved = backend.save(0)
+        backend.remove(0)
+        feed(backend, 2, PROMPT[:5])
+        backend.restore(3, saved)
+        backend.remove(3, 20)
+        feed(backend, 3, PROMPT[20:], 20)
+        assert draw(backend) == whole
+
     def test_shared_cells_count_once(self, backend: Backend) -> None:
         for start in range(0, 384, 64):
             feed(backend, 0, (PROMPT * 2)[:64], start)

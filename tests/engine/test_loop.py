@@ -360,3 +360,21 @@ def test_a_model_with_a_window_shares_nothing(harness: Make) -> None:
     assert engine.events[1][0].cached_tokens == 0
     engine.idle()
     assert engine.backend.cells == {}
+
+
+def test_prefixes_that_had_to_leave_come_back_from_host_memory(harness: Make) -> None:
+    """Two talks that do not fit into the cache side by side take turns."""
+    sizes = {"context_length": 256, "cells": 256, "slots": 1, "sequences": 4}
+    engine, calm = harness(prefix_bytes=1 << 20, **sizes), harness(**sizes)
+    texts = {handle: f"{handle} " * 70 for handle in (0, 1)}
+    cached = []
+    for number in range(6):
+        for each in (engine, calm):
+            each.submit(number, make_request(texts[number % 2], max_tokens=8))
+            each.pump(lambda each=each, number=number: each.is_done(number))
+        assert engine.text(number) == calm.text(number)
+        cached.append(engine.events[number][0].cached_tokens)
+        texts[number % 2] += engine.text(number)
+    assert cached[:2] == [0, 0]
+    assert min(cached[2:]) >= 140
+    assert max(event[0].cached_tokens for event in calm.events.values()) < 140

@@ -115,7 +115,7 @@ async def test_a_second_turn_reads_only_the_new_part_and_says_the_same(smollm2: 
         _, expected, _ = await answer(fresh, second)
         assert (await started(warm, second)).cached_tokens > 20
         _, got, finished = await answer(warm, second)
-        assert finished.output_tokens == len(got)
+        assert finished.reason == "stop"
         assert_equal_up_to_a_near_tie(expected, got)
     finally:
         await warm.close()

@@ -2,19 +2,10 @@
 
 from __future__ import annotations
 
-from paddock_runner.core.prefix import Copy, Operation, PrefixTree
+from paddock_runner.core.prefix import PrefixTree
 from paddock_runner.core.prefix_nodes import Node, path
-from paddock_runner.engine.backend import Backend
+from paddock_runner.engine.cache_hands import CacheHands
 from paddock_runner.engine.fake import Cell, FakeBackend
-
-
-def apply(backend: Backend, operations: list[Operation]) -> None:
-    """As the loop does."""
-    for operation in operations:
-        if isinstance(operation, Copy):
-            backend.copy(operation.source, operation.target, operation.length)
-        else:
-            backend.remove(operation.sequence, operation.start)
 
 
 def nodes(tree: PrefixTree) -> list[Node]:
@@ -26,7 +17,7 @@ def nodes(tree: PrefixTree) -> list[Node]:
     return found
 
 
-def check_mirror(tree: PrefixTree, backend: FakeBackend) -> None:
+def check_mirror(tree: PrefixTree, backend: FakeBackend, hands: CacheHands) -> None:
     """Every id owns the same cells with the same tokens here and there, and all numbers are their sums."""
     running = tree._tails.keys() - tree._retained
     held = {one for one, tail in tree._tails.items() if tail.end}
@@ -52,3 +43,5 @@ def check_mirror(tree: PrefixTree, backend: FakeBackend) -> None:
     tenants = {tree._tenants[one] for one in tree._tails}
     assert tree._roots.keys() == tenants
     assert len(tree._free) + len(tree._tails) == len(set(tree._free) | tree._tails.keys())
+    assert tree.host.keys == hands.saved.keys()
+    assert tree.host.used <= max(tree.host._budget, 0)

@@ -13,10 +13,13 @@ import itertools
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
+from paddock_runner.core.prefix_host import Entry, Forget, HostOperation, HostTier, Restore
 from paddock_runner.core.prefix_nodes import Node, path, root_of, split, walk
 
 # Fewer tokens than this are not worth a copy or an id.
 MIN_SHARED = 16
+# So many more tokens than in the cache have to be in host memory to be copied in.
+MIN_RESTORED = 64
 # A retained prefix gives way in pieces of at least so many cells, from its end, so that not every step has to cut.
 EVICT_UNIT = 256
 
@@ -38,7 +41,7 @@ class Cut:
     start: int
 
 
-Operation = Copy | Cut
+Operation = Copy | Cut | HostOperation
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,13 +54,18 @@ class Match:
 
 
 class PrefixTree:
-    """For a cache with ids 0 … `sequences` - 1. `keeping` False: nothing outlives its sequence, nothing is shared."""
+    """For `cells` with ids 0 … `sequences` - 1. `keeping` False: nothing outlives its sequence, nothing is shared.
 
-    def __init__(self, sequences: int, *, keeping: bool = True) -> None:
+    What has to leave goes to `host`.
+    """
+
+    def __init__(self, sequences: int, cells: int, host: HostTier, *, keeping: bool = True) -> None:
         self.used = 0  # cells with an owner
         self.pinned = 0  # those with an owner that runs
         self.shared = 0  # those with several
         self.keeping = keeping
+        self.host = host
+        self._cells = cells
         self._roots: dict[str, Node] = {}
         self._tails: dict[int, Node] = {}
         self._tenants: dict[int, str] = {}
@@ -74,6 +82,7 @@ class PrefixTree:
     def take_operations(self) -> list[Operation]:
         """What the backend has to do, in this order, before the next decode."""
         operations, self._operations = self._operations, []
+        self.host.next_step()
         return operations
 
     def match(self, tokens: Sequence[int], tenant: str) -> Match:
@@ -88,6 +97,9 @@ class PrefixTree:
         At least one id must be free or retained.
         """
         found = self.match(tokens, tenant)
+        saved = self.host.find(tokens[:-1], tenant)
+        if saved is not None and saved[1] >= found.length + MIN_RESTORED and self._has_room(saved[0]):
+            return self._restore(*saved)
         end = self._end_at(found)
         sequence = self._id_for(end)
         if sequence not in self._tails:
@@ -125,7 +137,7 @@ class PrefixTree:
         self._retained.add(sequence)
         self._drop(sequence)
 
-    def evict(self, cells: int) -> int:
+    def evict(self, cells: int, *, save: bool = True) -> int:
         """Free at least `cells` retained cells, least recently used first. Returns how many it were, 0 for none."""
         before = self.used
         while (missing := cells - (before - self.used)) > 0:
@@ -133,6 +145,8 @@ class PrefixTree:
             if victim is None:
                 break
             tail = self._tails[victim]
+            if save:
+                self._save(victim)
             self._shorten(victim, tail.end - min(len(tail.tokens), max(missing, EVICT_UNIT)))
         return before - self.used
 
@@ -147,11 +161,34 @@ class PrefixTree:
 
     def _is_redundant(self, sequence: int) -> bool:
         """Everything it holds is held by others too: the same cells, or the same tokens in other cells."""
-        tail = self._tails[sequence]
-        if len(tail.owners) > 1:
+        if len(self._tails[sequence].owners) > 1:
             return True
-        tokens = [token for node in reversed(list(path(tail))) for token in node.tokens]
+        tokens = self._tokens(sequence)
         return walk(self._roots[self._tenants[sequence]], tokens, without=sequence)[0] == len(tokens)
+
+    def _tokens(self, sequence: int) -> list[int]:
+        return [token for node in reversed(list(path(self._tails[sequence]))) for token in node.tokens]
+
+    def _save(self, sequence: int) -> None:
+        self._operations += self.host.save(sequence, self._tokens(sequence), self._tenants[sequence])
+
+    def _has_room(self, entry: Entry) -> bool:
+        return self.keeping and self.pinned + len(entry.tokens) <= self._cells
+
+    def _restore(self, entry: Entry, length: int) -> tuple[int, int]:
+        """An id with the first `length` cells of `entry`; all of them are needed for a moment."""
+        self.host.take(entry)
+        root = self._roots.get(entry.tenant) or Node(None, 0, [])
+        sequence = self._id_for(root)
+        self.evict(self.used + len(entry.tokens) - self._cells)
+        self._start(sequence, entry.tenant, root)
+        self._operations.append(Restore(entry.key, sequence))
+        if length < len(entry.tokens):
+            self._operations.append(Cut(sequence, length))
+        self._operations += [Forget(entry.key)] if length == len(entry.tokens) else self.host.put(entry)
+        self._touch(root, 1)
+        self.grow(sequence, entry.tokens[:length])
+        return sequence, length
 
     def _id_for(self, end: Node) -> int:
         """A retained id that ends at `end` (nothing need be copied then), a free one, or the least recently used."""
@@ -164,6 +201,7 @@ class PrefixTree:
         victim = self._oldest(self._retained)
         if victim is None:
             raise ValueError("all ids belong to sequences that run")
+        self._save(victim)
         if victim in retained:
             self._cut(victim, end.end)
             return victim

@@ -88,7 +88,7 @@ class Scheduler:
             self._leave_slot(sequence, keep=not spoilt)
         self._queue.leave(sequence)
         if spoilt:
-            self._prefixes.evict(self._cells)
+            self._prefixes.evict(self._cells, save=False)
 
     def schedule(self) -> Step:
         """The next batch; without chunks when nothing can run now."""
@@ -152,8 +152,8 @@ class Scheduler:
             if self._active and not self._fits(len(sequence.tokens) - pinned):
                 return
             self._queue.take(sequence)
-            self._queue.serve(sequence, len(sequence.tokens) - cached)
             sequence.slot, sequence.cached = self._prefixes.open(sequence.tokens, sequence.tenant)
+            self._queue.serve(sequence, sequence.missing)
             self._active.append(sequence)
             yield sequence
 

@@ -105,6 +105,12 @@ class Backend(Protocol):
     def copy(self, source: int, target: int, length: int) -> None:
         """Make sequence id `target`, which has no cells, an owner of the first `length` cells of `source`."""
 
+    def save(self, slot: int) -> bytearray:
+        """A copy of all cells of a sequence id. Raises BackendError."""
+
+    def restore(self, slot: int, data: bytearray) -> None:
+        """Give sequence id `slot`, which has no cells, those of a `save`. Raises BackendError."""
+
     def remove(self, slot: int, start: int = 0) -> None:
         """Drop the cells of a sequence id from position `start` on. Raises BackendError."""
 

@@ -8,6 +8,7 @@ the loop's bookkeeping is proved by strict equality, which real floating point d
 from __future__ import annotations
 
 import hashlib
+import json
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -147,6 +148,16 @@ class FakeBackend:
             raise BackendError(f"copy of {length} cells of {len(cells)} from {source} to {target}")
         self._check_id(target)
         self.cells[target] = cells[:length]
+
+    def save(self, slot: int) -> bytearray:
+        return bytearray(json.dumps([cell.token for cell in self.cells[slot]]).encode())
+
+    def restore(self, slot: int, data: bytearray) -> None:
+        tokens = json.loads(data)
+        if self.cells.get(slot) or self.used_cells + len(tokens) > self._max_cells:
+            raise BackendError(f"the cache does not take {len(tokens)} cells for sequence {slot}")
+        self._check_id(slot)
+        self.cells[slot] = [Cell(position, token) for position, token in enumerate(tokens)]
 
     def remove(self, slot: int, start: int = 0) -> None:
         if start and not self._abilities.prefixes:

@@ -6,6 +6,7 @@ abort the whole process on a bad file or text; nothing here tries to prevent tha
 
 from __future__ import annotations
 
+import ctypes
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, cast
@@ -101,6 +102,17 @@ class LlamaBackend:
     def copy(self, source: int, target: int, length: int) -> None:
         api.llama_memory_seq_cp(self._memory, source, target, 0, length)
 
+    def save(self, slot: int) -> bytearray:
+        size = api.llama_state_seq_get_size(self._context, slot)
+        data = bytearray(size)
+        if api.llama_state_seq_get_data(self._context, _bytes_of(data), size, slot) != size:
+            raise BackendError(f"the cells of sequence {slot} cannot be copied")
+        return data
+
+    def restore(self, slot: int, data: bytearray) -> None:
+        if not api.llama_state_seq_set_data(self._context, _bytes_of(data), len(data), slot):
+            raise BackendError(f"the cache does not take {len(data)} bytes for sequence {slot}")
+
     def remove(self, slot: int, start: int = 0) -> None:
         if not api.llama_memory_seq_rm(self._memory, slot, start, -1):
             raise BackendError(f"the cache does not let go of sequence {slot} from {start} on")
@@ -141,3 +153,7 @@ def _context_params(record: EngineRecord, abilities: Abilities, threads: int) ->
     sequences = record.sequences if abilities.prefixes else record.slots
     # A step has one output for each slot; llama.cpp wants as many as sequences. The default is one for each token.
     return context_params(record, sequences=sequences, outputs=sequences, threads=threads)
+
+
+def _bytes_of(data: bytearray) -> Any:
+    return (ctypes.c_uint8 * len(data)).from_buffer(data)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 
 from paddock_runner.core.costs import CostModel
 from paddock_runner.core.engine_facts import StepStats
@@ -27,10 +27,12 @@ from paddock_runner.core.generation import (
     Started,
     TokenLogprob,
 )
-from paddock_runner.core.prefix import Copy, Operation, PrefixTree
+from paddock_runner.core.prefix import PrefixTree
+from paddock_runner.core.prefix_host import HostTier
 from paddock_runner.core.scheduler import Scheduler
 from paddock_runner.core.sequence import Chunk, Sampled, Sequence, Step
 from paddock_runner.engine.backend import Backend, Loaded, NoCellsError, NonFiniteLogitsError
+from paddock_runner.engine.cache_hands import CacheHands
 from paddock_runner.engine.failures import to_wire
 from paddock_runner.engine.link import FrameLink, LinkClosedError
 from paddock_runner.engine.prompts import PromptThread
@@ -80,6 +82,7 @@ class EngineLoop:
             prefixes=_prefixes(load.record, loaded),
             hot=min(loaded.cells, HOT_CELLS),
         )
+        self._hands = CacheHands(backend)
         self._prompts = PromptThread(backend, link.wake)
         self._arriving: dict[int, tuple[GenerationRequest, float]] = {}  # being tokenised
         self._runs: dict[int, Run] = {}
@@ -103,7 +106,7 @@ class EngineLoop:
         self._admit_tokenised()
         step = None if self._link.backlogged else self._scheduler.schedule()
         if step is not None:
-            self._apply(step.operations)
+            self._hands.apply(step.operations)
             self._note_admitted(step)
         if step is not None and step.chunks:
             self._run_step(step)
@@ -213,13 +216,6 @@ class EngineLoop:
             self._tell(run, run.finished(reason, self._clock()))
             self._drop(run)
 
-    def _apply(self, operations: Iterable[Operation]) -> None:
-        for operation in operations:
-            if isinstance(operation, Copy):
-                self._backend.copy(operation.source, operation.target, operation.length)
-            else:
-                self._backend.remove(operation.sequence, operation.start)
-
     def _make_room(self, step: Step) -> None:
         victim = self._scheduler.make_room(step)
         if victim is not None:
@@ -268,4 +264,6 @@ class EngineLoop:
 
 def _prefixes(record: EngineRecord, loaded: Loaded) -> PrefixTree:
     sharing = loaded.abilities.prefixes
-    return PrefixTree(record.sequences if sharing else record.slots, keeping=sharing)
+    # Beside keys and values a saved cell has its position and its owner.
+    host = HostTier(record.prefix_bytes, loaded.memory.kv // loaded.cells + 16)
+    return PrefixTree(record.sequences if sharing else record.slots, loaded.cells, host, keeping=sharing)
