@@ -156,7 +156,7 @@ def test_the_configuration_is_the_contracts() -> None:
     assert SERVE["credentials"] == [{"endpoint": "default/main", "sha256": "d" * 64}]
     assert SERVE["engine"] == {
         "mode": "generate", "contextLength": 2048, "slots": 4, "cells": 8192, "sequences": 20, "batch": 512,
-        "prefixBytes": 0, "typeK": "f16", "typeV": "f16",
+        "prefixBytes": 268435456, "typeK": "f16", "typeV": "f16",
         "flashAttention": "auto", "mmap": True, "mlock": False, "gpuLayers": 0, "threads": 0,
     }  # fmt: skip
     assert (SERVE["keepAliveSeconds"], SERVE["drainSeconds"], SERVE["anonymous"]) == (-1, 30, False)

@@ -24,6 +24,8 @@ VECTOR_SLOTS = 32
 DEFAULT_CACHE_TYPE = "f16"
 RETAINED = 16
 """So many prefixes of finished requests stay in the cache for later ones; each is an id beside those of the slots."""
+PREFIX_BYTES = 256 * 1024 * 1024
+"""For prefixes that had to leave the cache: copying them back is a hundred times faster than reading them anew."""
 MAX_SEQUENCES = 256
 """LLAMA_MAX_SEQ"""
 MAX_CELLS = 4194304
@@ -49,7 +51,7 @@ def engine_record(spec: ModelSpec, trained_context: int) -> dict[str, Any]:
         "cells": (cache.cells and max(cache.cells, context)) or min(cells, MAX_CELLS),
         "sequences": min(slots + (RETAINED if generates else 0), batch, MAX_SEQUENCES),
         "batch": batch,
-        "prefixBytes": 0,
+        "prefixBytes": PREFIX_BYTES if generates else 0,
         "typeK": cache.type_k or DEFAULT_CACHE_TYPE,
         "typeV": cache.type_v or DEFAULT_CACHE_TYPE,
         "flashAttention": FLASH_ATTENTION[serving.flash_attention or "Auto"],
@@ -102,7 +104,7 @@ def _rough(engine: Mapping[str, Any], details: Mapping[str, Any], weights: int, 
     activations = engine["batch"] * 4 * (vocab + 2 * width)
     scores = engine["batch"] * 4 * engine["cells"] * _fact(details, "headCount")
     compute = activations + engine["sequences"] * 4 * vocab + (scores if engine["flashAttention"] == "off" else 0)
-    process = PROCESS_BYTES + TOKEN_BYTES * vocab
+    process = PROCESS_BYTES + TOKEN_BYTES * vocab + engine["prefixBytes"]
     loaded = weights + others
     return {"weights": loaded, "kv": kv, "compute": compute, "total": loaded + kv + compute + process}
 

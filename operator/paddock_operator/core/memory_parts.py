@@ -93,14 +93,18 @@ def estimate_parts(engine: Mapping[str, Any], facts: Mapping[str, Any], vocab: i
         state=facts["state"] * sequences(engine, facts),
         compute=compute_bytes(engine, facts, vocab),
         output=output_bytes(engine, facts, vocab),
-        process=PROCESS_BYTES + TOKEN_BYTES * vocab + engine["prefixBytes"],
+        process=PROCESS_BYTES + TOKEN_BYTES * vocab + (engine["prefixBytes"] if shares_prefixes(facts) else 0),
     )
 
 
 def sequences(engine: Mapping[str, Any], facts: Mapping[str, Any]) -> int:
     """How many sequence ids the engine makes: without prefixes to share, one for each slot."""
-    shares = not (facts["state"] or any(cache["window"] for cache in facts["caches"]))
-    return int(engine["sequences"] if shares else engine["slots"])
+    return int(engine["sequences"] if shares_prefixes(facts) else engine["slots"])
+
+
+def shares_prefixes(facts: Mapping[str, Any]) -> bool:
+    """Every cell stays until it is removed: no windows, no recurrent state."""
+    return not (facts["state"] or any(cache["window"] for cache in facts["caches"]))
 
 
 def outputs(engine: Mapping[str, Any], facts: Mapping[str, Any]) -> int:

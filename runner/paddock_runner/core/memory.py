@@ -61,14 +61,18 @@ def estimate(
         compute=compute_bytes(facts, vocab, record),
         output=output_bytes(facts, vocab, record),
         projector=projector,
-        process=PROCESS_BYTES + TOKEN_BYTES * vocab + record.prefix_bytes,
+        process=PROCESS_BYTES + TOKEN_BYTES * vocab + (record.prefix_bytes if shares_prefixes(facts) else 0),
     )
 
 
 def sequences(facts: Mapping[str, Any], record: EngineRecord) -> int:
     """How many sequence ids the engine makes: without prefixes to share, one for each slot."""
-    shares = not (facts["state"] or any(cache["window"] for cache in facts["caches"]))
-    return record.sequences if shares else record.slots
+    return record.sequences if shares_prefixes(facts) else record.slots
+
+
+def shares_prefixes(facts: Mapping[str, Any]) -> bool:
+    """Every cell stays until it is removed: no windows, no recurrent state."""
+    return not (facts["state"] or any(cache["window"] for cache in facts["caches"]))
 
 
 def outputs(facts: Mapping[str, Any], record: EngineRecord) -> int:
