@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from tests.engine.conftest import make_record
 from tests.support import bert_models as bert
+from tests.support import t5_models as t5
 from tests.support.gguf_maker import make_gguf
 
 from paddock_runner.core.embed_scheduler import Piece, Text
@@ -128,15 +129,23 @@ def test_decoders_that_pool_all_tokens_are_never_cut(tmp_path: Path, opened: Ope
 def test_too_long_is_an_error_with_both_numbers_or_is_cut(tmp_path: Path, opened: Open) -> None:
     path, _ = bert.tiny_bert(tmp_path / "b.gguf", context=32)
     embedder, loaded = opened(path)
-    with pytest.raises(ContextExceededError, match="has 62 tokens.* 32 tokens"):
+    with pytest.raises(ContextExceededError, match=r"has 62 tokens.* 32 tokens"):
         tokens_of(embedder, ("a " * 60,), loaded.limit)
     (cut,) = tokens_of(embedder, ("a " * 60,), loaded.limit, truncate=True)
     assert (len(cut), cut[0], cut[-1]) == (32, bert.CLS, bert.SEP)
 
 
-def test_a_template_of_the_file_makes_the_pairs(tmp_path: Path) -> None:
+def test_t5_sees_one_text_at_a_time(tmp_path: Path, opened: Open) -> None:
+    path, weights = t5.tiny_t5(tmp_path / "t5.gguf")
+    embedder, loaded = opened(path)
+    assert (loaded.splits, loaded.alone) == (False, True)
+    assert embedder.around == ([], [1])
+    for tokens in ([5, 9, 1], list(range(3, 60)), [5, 9, 1]):
+        (found,) = vectors(embedder, [tokens])
+        assert float(found @ t5.vector(weights, tokens)) > 0.999
+
+
+def test_files_without_a_template_have_none(tmp_path: Path, opened: Open) -> None:
     path, _ = bert.tiny_bert(tmp_path / "t.gguf", pooling=bert.RANK_POOLING)
-    model = LlamaModel([path], LogCapture("error"))
-    embedder = LlamaEmbedder(model)
-    assert embedder.pair.template is None
-    embedder.close()
+    embedder, _ = opened(path, mode="rerank")
+    assert (embedder.pair.template, embedder.pair.before) == (None, (bert.CLS,))

@@ -14,8 +14,8 @@ from dataclasses import dataclass, field
 from paddock_runner.core.costs import BOUND_MS, CostModel, StepCosts
 from paddock_runner.core.generation import QueueFullError
 
-JOINT_TOKENS = 512
-"""Texts are joined up to so many tokens: beyond, wider steps are no faster, and llama.cpp's buffers only grow."""
+JOINT_TOKENS = 256
+"""Texts are joined up to so many tokens: wider steps are no faster, and llama.cpp's buffers only grow."""
 _UNIT = 16
 
 

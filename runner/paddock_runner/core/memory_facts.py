@@ -27,6 +27,9 @@ _UNCACHED = frozenset({
     "wavtokenizer-dec", "gemma-embedding", "dream", "llada", "llada-moe", "rnd1",
 })  # fmt: skip
 
+_TWO_PARTS = frozenset({"t5", "t5encoder"})
+"""Encoders that llama.cpp makes a cache for, which only a decoder would use."""
+
 
 class Tensor(Protocol):
     """One tensor of a file: dimensions in its order, size in bytes."""
@@ -131,7 +134,7 @@ def _pools_last(header: Header) -> bool:
     """Whether a vector is that of the last token, which sees all others (`engine.llama_embed` decides the same)."""
     pooling = header.metadata.get(f"{header.architecture}.pooling_type")
     causal = header.metadata.get(f"{header.architecture}.attention.causal")
-    return causal is not False and pooling in (None, 0, 3, 4)
+    return causal is not False and pooling in (None, 0, 3, 4) and header.architecture not in _TWO_PARTS
 
 
 def _caches(model: Model) -> list[dict[str, int]]:

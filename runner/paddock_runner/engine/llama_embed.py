@@ -39,7 +39,7 @@ class LlamaEmbedder:
         self._context: Any = None
         self._memory: Any = None
         self._batch: LlamaBatch | None = None
-        self._splits = False
+        self._splits = self._alone = False
         self._width = 0
 
     @property
@@ -67,6 +67,8 @@ class LlamaEmbedder:
         self._file.load(record, progress)
         self._check_model(record)
         threads = record.threads or available_threads()
+        # Models like T5 look at distances within the whole batch: one text for each.
+        self._alone = bool(api.llama_model_has_encoder(self._file.native))
         self._splits, pooling = self._plan(record)
         outputs = record.sequences if self._splits else record.batch
         params = context_params(record, sequences=record.sequences, outputs=outputs, threads=threads)
@@ -123,11 +125,10 @@ class LlamaEmbedder:
     def _decode(self, chunks: list[Chunk], *, all_outputs: bool) -> None:
         assert self._batch is not None  # noqa: S101  (load comes first)
         self._batch.fill(chunks)
-        code = api.llama_decode(
-            self._context, _without_marks(self._batch.native) if all_outputs else self._batch.native
-        )
+        batch = _without_marks(self._batch.native) if all_outputs else self._batch.native
+        code = (api.llama_encode if self._alone else api.llama_decode)(self._context, batch)
         if code != 0:
-            raise BackendError(f"llama_decode returned {code}: {self._file.last_words()}")
+            raise BackendError(f"llama.cpp returned {code}: {self._file.last_words()}")
 
     def _vector(self, slot: int) -> Vector:
         pointer = api.llama_get_embeddings_seq(self._context, slot)
@@ -166,7 +167,7 @@ class LlamaEmbedder:
             batch=record.batch,
             limit=limit if self._splits else min(limit, record.batch),
             splits=self._splits,
-            alone=bool(api.llama_model_has_encoder(self._file.native)),
+            alone=self._alone,
             score=record.mode == "rerank",
         )
 
@@ -175,7 +176,7 @@ class LlamaEmbedder:
 
     def _causal(self) -> bool:
         """Whether a token sees only those before it, so that a cache can hold them."""
-        return self._meta("attention.causal") != "false" and self._has_cache()
+        return not self._alone and self._meta("attention.causal") != "false" and self._has_cache()
 
     def _has_cache(self) -> bool:
         params = api.llama_context_default_params()
