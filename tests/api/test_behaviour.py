@@ -324,3 +324,12 @@ def test_a_shown_modelfile_tells_no_paths_of_the_server() -> None:
     text = f"FROM {blob}\nADAPTER {blob}\nSYSTEM FROM here on, be kind.\n"
     expected = f"FROM tiny:latest\nADAPTER sha256:{'a' * 64}\nSYSTEM FROM here on, be kind.\n"
     assert ollama_models.without_paths(text, "tiny:latest") == expected
+
+
+@pytest.mark.parametrize("path", ["/api/chat", "/v1/chat/completions"])
+async def test_the_gateways_tenant_reaches_the_engine(path: str) -> None:
+    async with front() as at:
+        body = {"model": "tiny", "messages": [{"role": "user", "content": "hi"}]}
+        assert (await at.client.post(path, json=body, headers={"X-Paddock-Tenant": "default/first"})).status_code == 200
+        assert (await at.client.post(path, json=body)).status_code == 200
+        assert [request.tenant for request in at.engine.requests] == ["default/first", ""]

@@ -104,9 +104,10 @@ async def test_a_good_request_id_and_trace_are_kept(gateway: kit.Running, backen
 
 
 async def test_the_runner_hears_what_the_key_may_do(gateway: kit.Running, backend: kit.Backend) -> None:
-    forged = {**gateway.auth(), "X-Paddock-Verbs": "infer,manage"}
+    forged = {**gateway.auth(), "X-Paddock-Verbs": "infer,manage", "X-Paddock-Tenant": "another"}
     await gateway.post("/api/chat", {"model": "smollm2"}, headers=forged)
     assert backend.requests[0].headers["x-paddock-verbs"] == "infer"
+    assert backend.requests[0].headers["x-paddock-tenant"] not in ("", "another")
 
 
 async def test_hop_by_hop_headers_do_not_come_down(gateway: kit.Running, backend: kit.Backend) -> None:

@@ -10,6 +10,8 @@ from starlette.responses import Response
 from paddock_runner.api.errors import ApiError, dialect_of, error_response
 from paddock_runner.api.runner import Runner
 
+MAX_TENANT = 256
+
 
 def runner_of(request: Request) -> Runner:
     """The runner that this application serves."""
@@ -19,6 +21,11 @@ def runner_of(request: Request) -> Runner:
 def arrival_of(request: Request) -> float:
     """When the request arrived, on the runner's clock."""
     return cast(float, request.scope["paddock.arrived"])
+
+
+def tenant_of(request: Request) -> str:
+    """Whose request it is, as the gateway says; all that come without a gateway, or by one without keys, are one."""
+    return request.headers.get("x-paddock-tenant", "")[:MAX_TENANT]
 
 
 def refusal(request: Request, error: ApiError) -> Response:

@@ -14,7 +14,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
 from paddock_runner.api import body as bodies
-from paddock_runner.api.context import arrival_of, refusal, runner_of
+from paddock_runner.api.context import arrival_of, refusal, runner_of, tenant_of
 from paddock_runner.api.errors import ApiError, error_body, unsupported
 from paddock_runner.api.metrics import Operation
 from paddock_runner.api.modes import must_generate
@@ -147,7 +147,9 @@ async def _generate_prompt(runner: Runner, body: GenerateBody) -> Prompt:
     return Prompt((*past, *prompt.segments), add_bos=prompt.add_bos and not past)
 
 
-def _generation(runner: Runner, body: GenerateBody | ChatBody, options: Options, prompt: Prompt) -> GenerationRequest:
+def _generation(
+    runner: Runner, body: GenerateBody | ChatBody, options: Options, prompt: Prompt, tenant: str
+) -> GenerationRequest:
     asked = integer(options, "num_ctx", 0)
     smaller = 0 < asked < runner.config.record.context_length
     return GenerationRequest(
@@ -159,6 +161,7 @@ def _generation(runner: Runner, body: GenerateBody | ChatBody, options: Options,
         logprobs=body.top_logprobs if body.logprobs else None,
         context_limit=max(MIN_CONTEXT, asked) if smaller else 0,
         add_bos=prompt.add_bos,
+        tenant=tenant,
     )
 
 
@@ -174,7 +177,7 @@ def _answer(
     with_context = isinstance(body, GenerateBody) and not body.raw
     answer = Answer(body.model, kind, arrived, runner.now, with_context=with_context)
     operation: Operation = "chat" if kind == "chat" else "text_completion"
-    generation = _generation(runner, body, options, prompt)
+    generation = _generation(runner, body, options, prompt, tenant_of(request))
     events = runner.generate(generation, operation, arrived, keep_alive)
     declared = runner.config.record.context_length
     return GeneratedReply(

@@ -13,7 +13,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
 from paddock_runner.api import body as bodies
-from paddock_runner.api.context import arrival_of, refusal, runner_of
+from paddock_runner.api.context import arrival_of, refusal, runner_of, tenant_of
 from paddock_runner.api.errors import ApiError, error_body, unsupported
 from paddock_runner.api.modes import must_generate
 from paddock_runner.api.openai_answer import Answer, Kind, event, one_reply, stream
@@ -151,6 +151,7 @@ def _answer(
         stop=stops(options),
         logprobs=logprobs,
         add_bos=prompt.add_bos,
+        tenant=tenant_of(request),
     )
     usage = bool(body.stream_options and body.stream_options.include_usage)
     answer = Answer(body.model, kind, request_id.get(), with_usage=usage)

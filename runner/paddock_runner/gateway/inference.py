@@ -80,9 +80,8 @@ def _job(call: Call, model: Model, body: bytes) -> Job:
     verbs = call.key.verbs if call.key else (INFER, MANAGE)
     exchange = call.exchange
     credential = call.snapshot.config.backend_credential
-    return Job(
-        exchange, call.route.path, model, body, headers_up(exchange.headers, credential, exchange.request_id, verbs)
-    )
+    headers = headers_up(exchange.headers, credential, exchange.request_id, verbs, exchange.key_id or "")
+    return Job(exchange, call.route.path, model, body, headers)
 
 
 def _authorise(call: Call, document: object) -> Model:

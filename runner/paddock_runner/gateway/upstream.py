@@ -102,13 +102,17 @@ def failure_of(error: BaseException) -> Failure:
 
 
 def headers_up(
-    headers: Mapping[bytes, bytes], credential: str, request_id: str, verbs: Iterable[str]
+    headers: Mapping[bytes, bytes], credential: str, request_id: str, verbs: Iterable[str], tenant: str
 ) -> dict[str, str]:
-    """The headers that a backend gets. `verbs` are what the caller's key may do; the runner decides by them."""
+    """The headers that a backend gets. `verbs` are what the caller's key may do; the runner decides by them.
+
+    `tenant` is the caller's identity, "" for none: the runner shares time fairly between tenants and no cells.
+    """
     result = {
         "Authorization": f"Bearer {credential}",
         "X-Request-Id": request_id,
         "X-Paddock-Verbs": ",".join(sorted(verbs)),
+        "X-Paddock-Tenant": tenant,
     }
     for name in _UP:
         value = headers.get(name.encode())
