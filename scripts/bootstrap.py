@@ -21,7 +21,7 @@ import time
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 VENV = os.path.join(ROOT, ".venv")
 PYTHON = os.path.join(VENV, "bin", "python")
-LOCKS = {"run": ["runtime", "build", "models"], "dev": ["dev", "build", "models"]}
+LOCKS = {"run": ["runtime", "build", "models"], "dev": ["dev", "build", "models", "vectors"]}
 # No multimodal library yet, no RPC backend ever; -march=native is right because the wheel never leaves this machine.
 CMAKE_ARGS = "-DLLAVA_BUILD=OFF -DGGML_RPC=OFF -DGGML_NATIVE=ON"
 

