@@ -19,10 +19,16 @@ from paddock_runner.core.generation import (
     ContextExceededError,
     DrainingError,
     EngineFailedError,
+    InvalidRequestError,
     QueueFullError,
     Segment,
 )
 
+BY_TENANT: list[tuple[str, dict[str, str]]] = [
+    ("/api/embed", {"input": "x"}),
+    ("/api/embeddings", {"prompt": "x"}),
+    ("/v1/embeddings", {"input": "x"}),
+]
 MISSING = "not found, try pulling it first"
 
 
@@ -54,7 +60,10 @@ async def test_ollama_embed() -> None:
             json={"model": "tiny", "input": "x", "truncate": False, "dimensions": 7, "options": {"num_ctx": 99}},
         )
         asked = wanted(at)
-        assert (asked.truncate, asked.dimensions, asked.context_limit) == (False, 7, 99)
+        assert (asked.truncate, asked.dimensions, asked.context_limit, asked.tenant) == (False, 7, 99, "")
+        for path, body in BY_TENANT:
+            await at.client.post(path, json={"model": "tiny", **body}, headers={"X-Paddock-Tenant": "key-1"})
+            assert wanted(at).tenant == "key-1"
 
 
 @pytest.mark.parametrize("given", ["", [], None])
@@ -154,7 +163,8 @@ async def test_bad_requests_name_what_is_wrong(path: str, body: dict[str, Any], 
 @pytest.mark.parametrize(("failure", "status", "words"), [
     (ContextExceededError(700, 512), 400, "the input length exceeds the context length: a text has 700 tokens, the"),
     (ContextExceededError(700, 512), 400, "the limit is 512; shorten it"),
-    (EngineFailedError("embedding contains NaN or Inf values"), 503, "NaN or Inf"),
+    (InvalidRequestError("input", "embedding contains NaN or Inf values"), 400, "NaN or Inf"),
+    (EngineFailedError("the engine was lost"), 503, "the engine was lost"),
     (QueueFullError(64, 2.0), 503, "server busy, please try again.  maximum pending requests exceeded"),
     (DrainingError(), 503, "shutting down"),
 ])  # fmt: skip

@@ -197,7 +197,7 @@ def test_a_vector_that_is_not_finite_fails_its_request_alone(harness: Make) -> N
     engine.embed(1, "one", "two", "three")
     engine.embed(2, "other")
     engine.finish(1, 2)
-    assert engine.last(1) == Failed("failed", "embedding contains NaN or Inf values")
+    assert engine.last(1) == Failed("invalid", "embedding contains NaN or Inf values", field="input")
     assert sum(isinstance(event, Failed) for event in engine.events[1]) == 1
     assert isinstance(engine.last(2), EmbedDone)
     assert engine.stats[-1].running == engine.stats[-1].waiting == 0

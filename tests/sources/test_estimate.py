@@ -119,3 +119,13 @@ def test_requests_that_are_none(request_text: str) -> None:
         input=request_text, capture_output=True, text=True, timeout=60, check=False,
     )  # fmt: skip
     assert (done.returncode, json.loads(done.stdout)["reason"]) == (1, "SourceUnsupported")
+
+
+def test_a_file_that_pools_is_measured_as_it_will_be_served(models: Path) -> None:
+    make_gguf(models.parent / "pools.gguf", layers=2, pooling_type=3)
+    (models.parent / "Modelfile").write_text("FROM ./pools.gguf\n")
+    command = ["store", "--models", models, "create", "pools", "-f", models.parent / "Modelfile"]
+    subprocess.run([sys.executable, "-m", "paddock_runner", *map(str, command)], check=True, capture_output=True)
+    code, found = run("--models", models, "pools")
+    assert (code, found["engine"]) == (0, {"context": 2048, "slots": 32, "cells": 2048})
+    assert found["output"] == 4 * (512 + 64) * 32

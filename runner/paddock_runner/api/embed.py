@@ -15,7 +15,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
 from paddock_runner.api import body as bodies
-from paddock_runner.api.context import runner_of
+from paddock_runner.api.context import runner_of, tenant_of
 from paddock_runner.api.embed_schema import MAX_TOKENS, OllamaEmbedBody, OllamaEmbeddingsBody, OpenAIEmbedBody
 from paddock_runner.api.embedding_run import Embeddings, numbers_text, reply
 from paddock_runner.api.errors import ApiError
@@ -45,6 +45,7 @@ async def embed(request: Request) -> Response:
         truncate=body.truncate is not False,
         dimensions=body.dimensions or 0,
         context_limit=_context_limit(body.options),
+        tenant=tenant_of(request),
     )
     return reply(request, wanted, "embeddings", lambda found: _ollama_reply(model, found), keep_alive)
 
@@ -56,8 +57,8 @@ async def embeddings(request: Request) -> Response:
     if not body.prompt:
         await _load(runner, keep_alive)
         return JSONResponse({"embedding": []})
-    limit = _context_limit(body.options)
-    wanted = EmbedRequest(request_id.get(), (Segment(body.prompt, special=True),), context_limit=limit)
+    limit, tenant = _context_limit(body.options), tenant_of(request)
+    wanted = EmbedRequest(request_id.get(), (Segment(body.prompt, True),), context_limit=limit, tenant=tenant)
     return reply(request, wanted, "embeddings", _older_reply, keep_alive)
 
 
@@ -71,8 +72,13 @@ async def openai_embeddings(request: Request) -> Response:
     if body.dimensions and width and body.dimensions > width:
         text = f"dimensions: is {body.dimensions}, but the model's vectors have {width}"
         raise ApiError(400, text, param="dimensions", code="invalid_value")
-    cut = body.truncate is not False
-    wanted = EmbedRequest(request_id.get(), texts, truncate=cut, dimensions=body.dimensions or 0)
+    wanted = EmbedRequest(
+        request_id=request_id.get(),
+        texts=texts,
+        truncate=body.truncate is not False,
+        dimensions=body.dimensions or 0,
+        tenant=tenant_of(request),
+    )
     as_base64 = body.encoding_format == "base64"
     return reply(request, wanted, "embeddings", lambda found: _openai_reply(body.model, found, as_base64=as_base64))
 

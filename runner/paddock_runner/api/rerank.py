@@ -12,7 +12,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from paddock_runner.api import body as bodies
-from paddock_runner.api.context import runner_of
+from paddock_runner.api.context import runner_of, tenant_of
 from paddock_runner.api.embed_schema import RerankBody
 from paddock_runner.api.embedding_run import Embeddings, reply
 from paddock_runner.api.modes import must_be
@@ -29,7 +29,7 @@ async def rerank(request: Request) -> Response:
     check_model(runner, body.model)
     must_be(runner, "rerank", body.model)
     texts = [document if isinstance(document, str) else document.text for document in body.documents]
-    wanted = EmbedRequest(request_id.get(), tuple(map(Segment, texts)), query=body.query)
+    wanted = EmbedRequest(request_id.get(), tuple(map(Segment, texts)), query=body.query, tenant=tenant_of(request))
     return reply(request, wanted, "rerank", lambda found: _reply(body, texts, found))
 
 

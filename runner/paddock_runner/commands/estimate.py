@@ -39,7 +39,11 @@ from paddock_runner.store.store import Store
 EXIT_FAILED = 1
 MAX_REQUEST_BYTES = 1 << 20
 DEFAULT_CONTEXT = 4096
+DEFAULT_SLOTS = 4
+DEFAULT_BATCH = 512
 RETAINED = 16
+VECTOR_CONTEXT = 2048
+VECTOR_SLOTS = 32
 
 
 class _InvalidOptionError(ValueError):
@@ -87,9 +91,11 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--credentials", type=Path, metavar="DIR", help="a mounted Secret for the source's registry")
     parser.add_argument("--context", type=int, metavar="N", help="tokens of each sequence; default: up to 4096")
-    parser.add_argument("--slots", type=int, default=4, metavar="N", help="sequences at once; default 4")
-    parser.add_argument("--cells", type=int, metavar="N", help="tokens of the cache; default: context × slots")
-    parser.add_argument("--batch", type=int, default=512, metavar="N", help="tokens of a step; default 512")
+    parser.add_argument("--slots", type=int, metavar="N", help="sequences at once; default 4, 32 for vectors")
+    parser.add_argument(
+        "--cells", type=int, metavar="N", help="tokens of the cache; default: context × slots, context for vectors"
+    )
+    parser.add_argument("--batch", type=int, metavar="N", help="tokens of a step; default 512, context for vectors")
     parser.add_argument(
         "--kv-type", default="f16", metavar="TYPE", help="of keys and values: f16, q8_0, q4_0 and so on"
     )
@@ -170,16 +176,25 @@ def answer(measured: Measured, arguments: argparse.Namespace) -> dict[str, Any]:
 
 
 def _record(arguments: argparse.Namespace, header: GGUFHeader) -> EngineRecord:
-    trained = header.own("context_length") or DEFAULT_CONTEXT
-    context = arguments.context if arguments.context is not None else min(trained, DEFAULT_CONTEXT)
+    """With the planner's defaults of spec.serving.mode Embed for a file that pools, else of Generate."""
+    vectors = header.pooling_type is not None
+    default = VECTOR_CONTEXT if vectors else DEFAULT_CONTEXT
+    trained = header.own("context_length") or default
+    context = arguments.context if arguments.context is not None else min(trained, default)
+    slots = _given(arguments.slots, VECTOR_SLOTS if vectors else DEFAULT_SLOTS)
+    batch = _given(arguments.batch, max(context, slots) if vectors else DEFAULT_BATCH)
     return EngineRecord.from_config({
-        "mode": "generate", "contextLength": context, "slots": arguments.slots,
-        "sequences": min(arguments.slots + RETAINED, arguments.batch, MAX_SEQUENCES),
-        "batch": arguments.batch, "prefixBytes": 0,
-        "cells": context * arguments.slots if arguments.cells is None else arguments.cells,
+        "mode": "embed" if vectors else "generate", "contextLength": context, "slots": slots,
+        "sequences": min(slots + (0 if vectors else RETAINED), batch, MAX_SEQUENCES),
+        "batch": batch, "prefixBytes": 0,
+        "cells": _given(arguments.cells, context if vectors else context * slots),
         "typeK": arguments.kv_type, "typeV": arguments.kv_type, "flashAttention": arguments.flash_attention,
         "mmap": True, "mlock": False, "gpuLayers": arguments.gpu_layers, "threads": 0,
     })  # fmt: skip
+
+
+def _given(value: int | None, default: int) -> int:
+    return default if value is None else value
 
 
 def print_line(value: Mapping[str, Any]) -> None:

@@ -15,7 +15,7 @@ from paddock_runner.core.costs import CostModel
 from paddock_runner.core.embed_scheduler import EmbedScheduler, Piece, Text
 from paddock_runner.core.embedding import Embedded, EmbedDone, EmbedRequest, check_embedding
 from paddock_runner.core.engine_facts import StepStats
-from paddock_runner.core.generation import EngineFailedError, GenerationError, InvalidRequestError
+from paddock_runner.core.generation import GenerationError, InvalidRequestError
 from paddock_runner.engine.embed_backend import EmbedBackend, EmbedLoaded, Vector
 from paddock_runner.engine.embed_texts import encode_texts
 from paddock_runner.engine.embed_vectors import finished_vector
@@ -161,7 +161,7 @@ class EmbedLoop:
             return
         try:
             told = finished_vector(vector, run.request.dimensions, score=self._loaded.score)
-        except EngineFailedError as error:
+        except InvalidRequestError as error:
             self._break(text.handle, error)
             return
         run.left -= 1

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from paddock_runner.core.generation import EngineFailedError
+from paddock_runner.core.generation import InvalidRequestError
 from paddock_runner.engine.embed_backend import Vector
 
 NOT_FINITE = "embedding contains NaN or Inf values"
@@ -13,10 +13,10 @@ NOT_FINITE = "embedding contains NaN or Inf values"
 def finished_vector(vector: Vector, dimensions: int, *, score: bool) -> bytes:
     """Little-endian float32 of `vector`, or of the first number alone for a score. `dimensions` 0 keeps all of it.
 
-    Raises EngineFailedError when it is not finite.
+    Raises InvalidRequestError when it is not finite, as Ollama blames the text: the same one would fail again.
     """
     if not np.isfinite(vector).all():
-        raise EngineFailedError(NOT_FINITE)
+        raise InvalidRequestError("input", NOT_FINITE)
     if score:
         return vector[:1].astype("<f4").tobytes()
     cut = vector[: dimensions or None].astype(np.float64)

@@ -8,7 +8,7 @@ import time
 from contextlib import closing
 
 from paddock_runner.core.embed_scheduler import Piece, Text
-from paddock_runner.core.generation import EngineFailedError, Sampling
+from paddock_runner.core.generation import InvalidRequestError, Sampling
 from paddock_runner.core.sequence import Chunk, Sequence
 from paddock_runner.engine.backend import Backend, BackendError, NoCellsError, NonFiniteLogitsError, Sampler
 from paddock_runner.engine.embed_backend import EmbedBackend
@@ -73,7 +73,7 @@ def vector_self_test(backend: EmbedBackend) -> float:
         times.append((time.monotonic() - began) * 1000 / _TEST_TOKENS)
         try:
             finished_vector(vector, 0, score=False)
-        except EngineFailedError as error:
+        except InvalidRequestError as error:
             raise BackendError(f"self-test: {error}; the file is damaged") from error
     return min(times)
 
