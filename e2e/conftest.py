@@ -23,6 +23,7 @@ from tests.support.gguf_maker import make_gguf
 from e2e.support import objects
 from e2e.support.cluster import ROOT, Cluster, eventually
 from e2e.support.helm import Release
+from e2e.support.places import Places, serving
 from e2e.support.report import collect
 from e2e.support.times import RECORDED
 
@@ -65,6 +66,14 @@ def files(cluster: Cluster) -> None:
     send_file(cluster, real[:1000], "short.gguf")
     send_file(cluster, PAGE, "page.gguf")
     send_file(cluster, tiny(), "tiny.gguf")
+
+
+@pytest.fixture(scope="session")
+def places(release: Release, files: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Places]:
+    """A registry and a hub that pullers may ask; only on the project's own cluster."""
+    allowed = release.values["sources"]["allow"]
+    with serving(tmp_path_factory.mktemp("places")) as found, release.changed(sources=found.settings(allowed)):
+        yield found
 
 
 @functools.cache
@@ -137,7 +146,12 @@ def make_namespace(cluster: Cluster, release: Release, name: str) -> None:
 
 
 def remove_namespace(cluster: Cluster, name: str) -> None:
-    """Delete a namespace and wait until it is gone."""
+    """Delete a namespace and wait until it is gone.
+
+    Its pods go first: a namespace in which some still run is looked at again only after half of their grace period.
+    """
+    cluster.kubectl("delete", "models.paddock.dev,endpoints.paddock.dev", "--all", "-n", name, check=False)
+    cluster.kubectl("wait", "pods", "--all", "-n", name, "--for=delete", "--timeout=60s", check=False)
     cluster.kubectl("delete", "namespace", name, "--ignore-not-found", "--timeout=120s", timeout=150)
     if cluster.own:
         from e2e.cluster import volume

@@ -1,73 +1,49 @@
-"""Every source on the cluster: registries and hubs with credentials, conversions, claims, variants, shared bytes."""
+"""Every source on the cluster: registries and hubs with credentials, conversions, variants, claims, shared bytes."""
 
 from __future__ import annotations
 
 import hashlib
+import os
 import shutil
-from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 from tests.support.docker_registry import PASSWORD
-from tests.support.gguf_maker import make_gguf
 
-from e2e.cluster import layout, volume
-from e2e.conftest import address, make_key, tiny
+from e2e.cluster import volume
+from e2e.conftest import make_key, tiny, weights
 from e2e.support import objects
 from e2e.support.cluster import Cluster, eventually
 from e2e.support.helm import Release
-from e2e.support.load import Answer, chat
-from e2e.support.places import TOKEN, Places, secret, serving
+from e2e.support.places import TOKEN, Places, secret
+from e2e.support.sourced import (
+    SERVING,
+    again,
+    answered,
+    blobs,
+    claim,
+    in_memory,
+    jobs,
+    other,
+    resolved,
+    sourced,
+    succeeded,
+    volume_folder,
+)
+from e2e.support.times import recorded
 
 pytestmark = pytest.mark.own_cluster
 
 HOURLY = {"type": "Track", "interval": "1h"}
-SERVING = {"contextLength": 256, "slots": 1}
 WRONG = "not-the-password"
-
-
-@pytest.fixture(scope="module")
-def places(release: Release, files: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Places]:
-    """A registry and a hub that pullers may ask."""
-    with serving(tmp_path_factory.mktemp("places")) as found:
-        allow = release.values["sources"]["allow"]
-        with release.changed(sources=found.settings(allow)):
-            yield found
-
-
-def sourced(name: str, source: dict[str, Any], **spec: Any) -> dict[str, Any]:
-    document = objects.model(name, serving=SERVING, **spec)
-    document["spec"]["source"] = source
-    return document
-
-
-def other(folder: Path) -> bytes:
-    """Another model than `tiny`, of F32 as it is."""
-    return make_gguf(folder / "other.gguf", seed=2).read_bytes()
-
-
-def resolved(cluster: Cluster, namespace: str, name: str) -> dict[str, Any]:
-    found: dict[str, Any] = (cluster.get(namespace, "model", name) or {})["status"].get("resolved") or {}
-    return found
-
-
-def jobs(cluster: Cluster, namespace: str, component: str) -> list[dict[str, Any]]:
-    return cluster.all_of(namespace, "jobs", f"paddock.dev/component={component}")
-
-
-def answered(cluster: Cluster, namespace: str, key: str, model: str) -> Answer:
-    """A whole answer of the Endpoint `main`. Raises ValueError while there is none."""
-    endpoint = cluster.get(namespace, "endpoint", "main") or {}
-    answer = chat(address(cluster, endpoint), key, model, tokens=4)
-    if answer.error:
-        raise ValueError(answer.error)
-    return answer
+HEADER_BYTES = 16 << 20
+"""More than a header of the real weights and what is read ahead of it, and much less than the file."""
 
 
 def test_an_artifact_behind_a_password(cluster: Cluster, fresh: str, places: Places, tmp_path: Path) -> None:
-    """No Secret, a wrong one, the right one; then the tag moves: Pinned stays, Track would follow at its interval."""
-    was = places.push("1", tiny())
+    """What `paddock push` pushed. No Secret, a wrong one, the right one: nobody touches the Model for any of them."""
+    (file := tmp_path / "tiny.gguf").write_bytes(tiny())
+    was = places.push_own("1", file, tmp_path)
     key = make_key(cluster, fresh)
     source = {"oci": {"reference": places.reference("1"), "secretRef": {"name": "registry"}}}
     cluster.apply(fresh, sourced("art", source), objects.endpoint(models=("art",)))
@@ -75,20 +51,50 @@ def test_an_artifact_behind_a_password(cluster: Cluster, fresh: str, places: Pla
     assert "registry" in told["message"]
     cluster.apply(fresh, places.login("registry", WRONG))
     told = cluster.wait_reason(fresh, "model", "art", ["Unauthorized"], timeout=90)
-    assert WRONG not in str(cluster.get(fresh, "model", "art"))
+    assert "correct the Secret" in told["message"]
+    assert places.registry.host.partition(":")[0] in told["message"]
+    assert WRONG not in str(cluster.get(fresh, "model", "art")) + logs(cluster, fresh)
     cluster.apply(fresh, places.login("registry"))
-    cluster.patch(fresh, "model", "art", {"spec": {"source": {"resolve": "again"}}})
-    cluster.wait(fresh, "model", "art", timeout=120)
+    with recorded("a Secret corrected: the Model is ready"):
+        cluster.wait(fresh, "model", "art", timeout=180)
     pin = resolved(cluster, fresh, "art")
     assert pin["revision"] == was
     eventually(lambda: answered(cluster, fresh, key, "art").status == 200, "the Endpoint answers", timeout=60)
-    assert PASSWORD not in str(cluster.all_of(fresh, "jobs")) + str(cluster.all_of(fresh, "events"))
+    told_of_it = str(cluster.all_of(fresh, "models.paddock.dev,jobs,pods,events"))
+    assert PASSWORD not in told_of_it + logs(cluster, fresh)
 
     now = places.push("1", other(tmp_path))
-    cluster.apply(fresh, sourced("late", source))
+    basic = {"oci": {"reference": places.reference("1"), "secretRef": {"name": "basic"}}}
+    cluster.apply(fresh, places.basic("basic"), sourced("late", basic))
     cluster.wait(fresh, "model", "late", timeout=120)
     assert resolved(cluster, fresh, "late")["revision"] == now
     assert resolved(cluster, fresh, "art") == pin, "a pinned tag does not move"
+
+
+def logs(cluster: Cluster, namespace: str) -> str:
+    """What every puller of a namespace logged."""
+    return cluster.kubectl("logs", "-n", namespace, "-l", "paddock.dev/component=puller", "--tail=-1").stdout
+
+
+def test_a_file_is_chosen_by_its_quantization(cluster: Cluster, fresh: str, places: Places, tmp_path: Path) -> None:
+    """The one of several files whose name has the word; nothing is converted, and nothing else is fetched."""
+    files = {"small-F32.gguf": other(tmp_path), "small-Q4_1.gguf": weights().read_bytes()}
+    repo = places.hub.repo("acme/several", files)
+    repo.gated, repo.tokens = True, {TOKEN}
+    key, downloads = make_key(cluster, fresh), places.fetched()
+    source = {"huggingFace": {"repo": "acme/several", "secretRef": {"name": "hub"}}}
+    cluster.apply(fresh, secret("hub", "Opaque", {"token": TOKEN}))
+    cluster.apply(fresh, sourced("one", source, quantization="Q4_1"), sourced("none", source, quantization="IQ2_XXS"))
+    cluster.apply(fresh, objects.endpoint(models=("one",)))
+    told = cluster.wait_reason(fresh, "model", "none", ["NotFound", "InvalidModel"], timeout=90)
+    assert "small-Q4_1.gguf" in told["message"], "what there is is listed"
+    cluster.wait(fresh, "model", "one", timeout=180)
+    assert resolved(cluster, fresh, "one")["revision"] == repo.refs["main"]
+    assert blobs(fresh) >= {f"sha256-{objects.SHA256}"}
+    assert not jobs(cluster, fresh, "converter")
+    assert places.fetched() - downloads == {objects.SHA256}
+    assert eventually(lambda: answered(cluster, fresh, key, "one"), "the Endpoint answers", timeout=60).text
+    assert not [item for item in places.hub.requests("storage") if "authorization" in item.headers]
 
 
 def test_a_gated_hub_and_one_conversion_for_two_models(
@@ -116,7 +122,7 @@ def test_a_gated_hub_and_one_conversion_for_two_models(
     assert places.downloads() == downloads, "bytes that the cache holds are not fetched again"
 
     repo.push({"tiny-F32.gguf": other(tmp_path)})
-    cluster.patch(fresh, "model", "one", {"spec": {"source": {"resolve": "again"}}})
+    again(cluster, fresh, "one", "again")
     eventually(lambda: resolved(cluster, fresh, "one")["revision"] == repo.refs["main"], "one moved", timeout=180)
     second = resolved(cluster, fresh, "one")["digest"]
     assert second != first["digest"]
@@ -139,8 +145,8 @@ def test_bytes_of_two_models_come_once_and_go_with_the_last(
     assert blob in blobs(fresh)
     with release.changed(collectSeconds=5, collectMinAgeSeconds=0):
         cluster.delete(fresh, "model", "one", "--timeout=30s")
-        ran = collections(cluster, fresh)
-        eventually(lambda: collections(cluster, fresh) - ran, "the collector ran after the first was deleted", 90)
+        ran = succeeded(cluster, fresh, "collector")
+        eventually(lambda: succeeded(cluster, fresh, "collector") - ran, "the collector ran after the deletion", 90)
         assert blob in blobs(fresh), "the second Model needs them"
         cluster.delete(fresh, "model", "two", "--timeout=30s")
         eventually(lambda: blob not in blobs(fresh), "the bytes went with the last Model", timeout=90)
@@ -154,7 +160,7 @@ def test_a_cache_that_loses_bytes_gets_them_back(cluster: Cluster, fresh: str, p
     cluster.wait(fresh, "model", "one", timeout=120)
     downloads = places.downloads()
     for part in ("manifests", "blobs"):
-        shutil.rmtree(layout.VOLUMES / volume.volume_name(fresh, "paddock-cache") / part)
+        shutil.rmtree(volume_folder(fresh) / part)
     (runner,) = cluster.pods(fresh, "model", "one", "runner")
     cluster.delete(fresh, "pod", runner["metadata"]["name"], "--wait=false")
     cluster.wait_reason(fresh, "model", "one", ["Verifying", "Pulling"], timeout=120)
@@ -162,52 +168,39 @@ def test_a_cache_that_loses_bytes_gets_them_back(cluster: Cluster, fresh: str, p
     assert places.downloads() == downloads + 1
 
 
-def collections(cluster: Cluster, namespace: str) -> set[str]:
-    """Collector Jobs that ended well."""
-    done = [job for job in jobs(cluster, namespace, "collector") if job.get("status", {}).get("succeeded")]
-    return {job["metadata"]["uid"] for job in done}
-
-
-def blobs(namespace: str) -> set[str]:
-    folder = layout.VOLUMES / volume.volume_name(namespace, "paddock-cache") / "blobs"
-    return {path.name for path in folder.iterdir()}
-
-
 def test_a_file_of_a_volume(cluster: Cluster, fresh: str, places: Places) -> None:
-    """A claim of the user's own, read-only beside the cache; a file that is not there is named."""
+    """A claim of the user's own, read-only beside the cache, hashed once; a file that is not there is named."""
     volume.prepare(fresh, "weights", "1Gi")
     try:
-        folder = layout.VOLUMES / volume.volume_name(fresh, "weights") / "models"
-        folder.mkdir()
-        (folder / "tiny.gguf").write_bytes(tiny())
+        file = volume_folder(fresh, "weights") / "models" / "real.gguf"
+        file.parent.mkdir()
+        shutil.copyfile(weights(), file)
         cluster.apply(fresh, claim("weights"))
-        source = {"claim": {"claimName": "weights", "path": "models/tiny.gguf"}}
+        source = {"claim": {"claimName": "weights", "path": "models/real.gguf"}}
         missing = {"claim": {"claimName": "weights", "path": "models/absent.gguf"}}
         cluster.apply(fresh, sourced("here", source), sourced("gone", missing))
         cluster.wait(fresh, "model", "here", timeout=120)
         told = cluster.wait_reason(fresh, "model", "gone", ["NotFound"], timeout=60)
         assert "models/absent.gguf" in told["message"]
-        assert f"sha256-{hashlib.sha256(tiny()).hexdigest()}" in blobs(fresh)
-        assert (folder / "tiny.gguf").read_bytes() == tiny()
+        assert f"sha256-{objects.SHA256}" in blobs(fresh)
+        pin, ran = resolved(cluster, fresh, "here"), succeeded(cluster, fresh, "puller")
+        forget(file)
+        again(cluster, fresh, "here", "tomorrow")
+        eventually(lambda: succeeded(cluster, fresh, "puller") - ran, "it was looked at again", timeout=60)
+        cluster.wait(fresh, "model", "here", timeout=60)
+        assert resolved(cluster, fresh, "here")["digest"] == pin["digest"]
+        assert in_memory(file) < HEADER_BYTES, "the file was read again"
+        assert hashlib.sha256(file.read_bytes()).hexdigest() == objects.SHA256
+        assert in_memory(file) >= file.stat().st_size, "reading it would have been seen"
     finally:
-        cluster.delete(fresh, "model", "here", "gone", "--timeout=60s")
-        cluster.delete(fresh, "persistentvolumeclaim", "weights", "--timeout=60s")
+        cluster.delete(fresh, "model", "here", "gone", "--ignore-not-found", "--timeout=60s")
+        cluster.delete(fresh, "persistentvolumeclaim", "weights", "--ignore-not-found", "--timeout=60s")
         volume.remove(fresh, "weights")
 
 
-def claim(name: str) -> dict[str, Any]:
-    spec = {
-        "accessModes": ["ReadWriteMany"],
-        "storageClassName": layout.STORAGE_CLASS,
-        "resources": {"requests": {"storage": "1Gi"}},
-    }
-    return {"apiVersion": "v1", "kind": "PersistentVolumeClaim", "metadata": {"name": name}, "spec": spec}
-
-
-def test_addresses_that_nobody_allowed(cluster: Cluster, fresh: str, places: Places) -> None:
-    """The API server and the metadata service are private addresses: nothing is sent there."""
-    sha256 = "0" * 64
-    urls = {"metadata": "https://169.254.169.254/x.gguf", "inside": f"https://{layout.NODE_IP}:10250/x.gguf"}
-    cluster.apply(fresh, *(sourced(name, {"http": {"url": url, "sha256": sha256}}) for name, url in urls.items()))
-    for name in urls:
-        cluster.wait_reason(fresh, "model", name, ["ForbiddenAddress"], timeout=60)
+def forget(file: Path) -> None:
+    """Take a file out of the page cache."""
+    with file.open("rb") as opened:
+        os.fsync(opened.fileno())
+        os.posix_fadvise(opened.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+    assert in_memory(file) == 0

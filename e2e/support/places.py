@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
+import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -14,6 +15,7 @@ from tests.support.docker_registry import PASSWORD, USER, Registry, docker_regis
 from tests.support.hub import Hub, serving_hub
 
 from e2e.cluster import layout
+from e2e.support.cluster import ROOT
 
 ARTIFACT = "acme/tiny"
 TOKEN = "hf_of-the-scenarios"
@@ -32,8 +34,21 @@ class Places:
         more = [{"host": host, "cidr": cidr, "port": int(host.rpartition(":")[2])} for host in hosts]
         return {"allow": [*allow, *more], "huggingFaceEndpoint": self.hub.url}
 
+    def push_own(self, tag: str, gguf: Path, home: Path) -> str:
+        """`paddock create` and `paddock push` of a GGUF file, as a user does; the digest of what the registry has."""
+        (home / "Modelfile").write_text(f"FROM {gguf}\nSYSTEM You are small.\n")
+        (secret := home / "credentials").mkdir()
+        (secret / "username").write_text(USER)
+        (secret / "password").write_text(PASSWORD)
+        there, where = f"oci:{self.registry.host}/{ARTIFACT}:{tag}", ("--home", str(home))
+        _paddock("create", "pushed", "-f", str(home / "Modelfile"), *where)
+        _paddock("push", "pushed", there, "--insecure", "--credentials", str(secret), *where)
+        # manifests keep the media type that they have in the cache, which is Docker's as in Ollama's registries
+        accepted = "application/vnd.docker.distribution.manifest.v2+json"
+        return self.registry.request(f"/v2/{ARTIFACT}/manifests/{tag}", Accept=accepted)[1]["docker-content-digest"]
+
     def push(self, tag: str, gguf: bytes) -> str:
-        """An artifact with one GGUF layer under a tag; the digest of its manifest."""
+        """An artifact with one GGUF layer under a tag, as other tools make it; the digest of its manifest."""
         layer = {"mediaType": "application/octet-stream", **self.registry.put_blob(ARTIFACT, gguf)}
         layer["annotations"] = {"org.opencontainers.image.title": "tiny.gguf"}
         config = {"mediaType": "application/vnd.oci.empty.v1+json", **self.registry.put_blob(ARTIFACT, b"{}")}
@@ -50,9 +65,23 @@ class Places:
         login = {"auths": {self.registry.host: {"username": USER, "password": password, "auth": auth}}}
         return secret(name, "kubernetes.io/dockerconfigjson", {".dockerconfigjson": json.dumps(login)})
 
+    def basic(self, name: str) -> dict[str, Any]:
+        """The same as user name and password."""
+        return secret(name, "kubernetes.io/basic-auth", {"username": USER, "password": PASSWORD})
+
     def downloads(self) -> int:
         """Requests for the bytes of large files of the hub."""
         return len([item for item in self.hub.requests("storage") if item.method == "GET"])
+
+    def fetched(self) -> set[str]:
+        """SHA-256 of the large files of the hub of which bytes were asked for."""
+        paths = [item.path for item in self.hub.requests("storage") if item.method == "GET"]
+        return {path.strip("/").partition("?")[0] for path in paths}
+
+
+def _paddock(*words: str) -> None:
+    done = subprocess.run([str(ROOT / ".venv" / "bin" / "paddock"), *words], capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr
 
 
 def secret(name: str, kind: str, data: dict[str, str]) -> dict[str, Any]:
