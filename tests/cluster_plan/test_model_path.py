@@ -64,6 +64,14 @@ def test_the_straight_path_writes_three_statuses() -> None:
     assert sound(world)
 
 
+@pytest.mark.parametrize("mode", ["Embed", "Rerank"])
+def test_models_for_vectors_and_scores_are_served(mode: str) -> None:
+    world = served(serving={"mode": mode})
+    engine = json.loads(world.one("ConfigMap")["data"]["serve.json"])["engine"]
+    assert (engine["mode"], engine["slots"], engine["cells"]) == (mode.lower(), 32, engine["contextLength"])
+    assert world.condition("Ready") == READY
+
+
 def test_a_restart_of_the_operator_writes_nothing() -> None:
     world = served()
     world.clock += 100000

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from tests.engine.conftest import make_record
 from tests.engine.test_backend_contract import PROMPT, feed, generate
+from tests.support.bert_models import tiny_bert
 from tests.support.gguf_maker import make_gguf
 
 from paddock_runner.core.engine_sampling import normal_sampling
@@ -182,3 +183,11 @@ def test_an_encoder_is_refused(backend: LlamaBackend, monkeypatch: pytest.Monkey
     monkeypatch.setattr(api, "llama_model_has_encoder", lambda _: True)
     with pytest.raises(BackendError, match="encoder"):
         backend.load(make_record(), lambda _: None)
+
+
+def test_an_encoder_is_told_its_mode(tmp_path: Path) -> None:
+    path, _ = tiny_bert(tmp_path / "bert.gguf")
+    backend = LlamaBackend([path], LogCapture("error"))
+    with pytest.raises(BackendError, match=r"set spec\.serving\.mode to Embed or Rerank"):
+        backend.load(make_record(), lambda _: None)
+    backend.close()

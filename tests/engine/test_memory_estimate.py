@@ -28,6 +28,7 @@ from paddock_runner.core.memory import Estimate, estimate, kv_bytes
 from paddock_runner.core.memory_facts import memory_facts
 from paddock_runner.store.gguf import read_gguf
 
+GENERATING = SHAPES.keys() - {"bert", "nomic-bert"}
 LOGGED = 6000
 """llama.cpp logs hundredths of MiB of each buffer."""
 SETTINGS = [engine(512, 1, "q8_0"), engine(2048, 4), engine(1024, 8, "q8_0", batch=256), engine(4096, 2)]
@@ -50,13 +51,13 @@ def check(path: Path, record: dict[str, Any], tolerance: float = 0.05) -> None:
     assert buffers == pytest.approx(real.total, rel=0.03)
 
 
-@pytest.mark.parametrize("name", sorted(SHAPES))
+@pytest.mark.parametrize("name", sorted(GENERATING))
 def test_every_architecture(tmp_path: Path, name: str) -> None:
     path = write_shape(tmp_path / "x.gguf", SHAPES[name]())
     check(path, SETTINGS[sorted(SHAPES).index(name) % len(SETTINGS)])
 
 
-@pytest.mark.parametrize("name", ["llama", "deepseek2", "bert"])
+@pytest.mark.parametrize("name", ["llama", "deepseek2"])
 def test_without_flash_attention(tmp_path: Path, name: str) -> None:
     check(write_shape(tmp_path / "x.gguf", SHAPES[name]()), engine(1024, 2, flashAttention="off"))
 

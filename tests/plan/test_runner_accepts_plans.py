@@ -25,6 +25,10 @@ SPECS: list[dict[str, Any]] = [
     {"parameters": {"presence_penalty": -10, "dry_base": 100, "mirostat": 2, "mirostat_eta": 10}},
     {"system": "ü" * 65536, "messages": [{"role": "assistant", "content": ""}] * 64, "template": "{{ .Prompt }}"},
     {"rollout": {"drainSeconds": 0}, "resources": {"cpu": "100m"}},
+    {"serving": {"mode": "Embed"}},
+    {"serving": {"mode": "Embed", "contextLength": 16, "slots": 256}},
+    {"serving": {"mode": "Rerank", "contextLength": 1048576, "kvCache": {"cells": 4194304}}},
+    {"serving": {"mode": "Rerank"}, "parameters": {"num_batch": 16}},
 ]
 
 

@@ -28,6 +28,8 @@ from paddock_runner.engine.llama_vocab import Vocabulary
 from paddock_runner.engine.logits import Row, best_token, token_logprob
 from paddock_runner.engine.threads import available_threads
 
+_ENCODER = "the model is an encoder and cannot generate text; set spec.serving.mode to Embed or Rerank"
+
 
 class LlamaBackend:
     """`engine.backend.Backend` on llama.cpp. One for each process: the library keeps global state."""
@@ -62,6 +64,8 @@ class LlamaBackend:
         abilities = self._abilities()
         self._context = self._file.context(_context_params(record, abilities, threads))
         self._memory = api.llama_get_memory(self._context)
+        if not self._memory:
+            raise BackendError(_ENCODER)
         batch = api.llama_n_batch(self._context)
         self._batch = LlamaBatch(batch)
         return self._loaded(threads, batch, abilities)
@@ -132,9 +136,7 @@ class LlamaBackend:
 
     def _check_decoder(self) -> None:
         if api.llama_model_has_encoder(self._file.native) or not api.llama_model_has_decoder(self._file.native):
-            raise BackendError(
-                "the model is an encoder and cannot generate text; set spec.serving.mode to Embed or Rerank"
-            )
+            raise BackendError(_ENCODER)
 
     def _loaded(self, threads: int, batch: int, abilities: Abilities) -> Loaded:
         cells, flash_attention = api.llama_n_ctx(self._context), self._file.flash_attention()
