@@ -115,7 +115,8 @@ class Metrics:
         self.slots = self._gauge("slots", "Slots by use.", ("state",))
         self.kv_tokens = self._gauge(
             "kv_cache_tokens",
-            "Cells of the KV cache: used by requests that run (shared: by several), retained for prefixes, free.",
+            "Cells of the KV cache: used by requests that run (shared: by several), retained for prefixes, free; "
+            "saved in host memory.",
             ("state",),
         )
         self.kv_ratio = self._gauge("kv_cache_usage_ratio", "Part of the KV cache that requests use, 0 to 1.")
@@ -202,8 +203,9 @@ class Metrics:
         self.waiting.labels(self.model).set(busy - running)
         self.slots.labels(self.model, "busy").set(running)
         self.slots.labels(self.model, "idle").set(slots - running)
-        retained, shared = (stats.retained_cells, stats.shared_cells) if stats else (0, 0)
-        numbers = {"used": used, "shared": shared, "retained": retained, "capacity": cells}
+        retained = stats.retained_cells if stats else 0
+        shared, saved = (stats.shared_cells, stats.saved_cells) if stats else (0, 0)
+        numbers = {"used": used, "shared": shared, "retained": retained, "saved": saved, "capacity": cells}
         for state, number in {**numbers, "free": cells - used - retained}.items():
             self.kv_tokens.labels(self.model, state).set(number)
         self.kv_ratio.labels(self.model).set(used / cells if cells else 0)

@@ -39,7 +39,8 @@ class StepStats:
     """Sequences and tokens of one step; `milliseconds` is its wall time.
 
     KV cells after it: `used_cells` by sequences that run (`shared_cells` of them by several), `retained_cells` only
-    for the prefixes they keep. `expected_seconds`: how long a request that comes now would wait for a slot.
+    for the prefixes they keep, `saved_cells` copied to host memory. `expected_seconds`: how long a request that comes
+    now would wait for a slot.
     """
 
     running: int
@@ -51,3 +52,4 @@ class StepStats:
     retained_cells: int
     shared_cells: int
     expected_seconds: float = 0.0
+    saved_cells: int = 0

@@ -62,9 +62,14 @@ class HostTier:
         self._allowance = MOST_BYTES
 
     @property
+    def cells(self) -> int:
+        """Saved ones."""
+        return sum(len(entry.tokens) for entry in self._entries.values())
+
+    @property
     def used(self) -> int:
         """Bytes."""
-        return sum(self._bytes(entry.tokens) for entry in self._entries.values())
+        return self.cells * self._cell_bytes
 
     @property
     def keys(self) -> set[int]:

@@ -259,6 +259,7 @@ class EngineLoop:
             retained_cells=self._scheduler.cells.retained,
             shared_cells=self._scheduler.cells.shared,
             expected_seconds=self._scheduler.expected_seconds,
+            saved_cells=self._scheduler.cells.host.cells,
         )
 
 
