@@ -17,7 +17,7 @@ import platform
 import sys
 import tempfile
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
@@ -72,9 +72,12 @@ def rows(name: str, path: Path) -> Iterator[Row]:
     facts = memory_facts(header)
     for context, slots in SETTINGS:
         for cache in CACHES:
-            record = engine(context, slots, cache)
+            changes = {"mode": "embed", "cells": context, "batch": context} if facts["encoder"] else {}
+            record = engine(context, slots, cache, **changes)
             mine = estimate(facts, header.vocab_size, EngineRecord.from_config(record))
             real = allocated(path, record, step=not facts["encoder"])
+            if facts["encoder"]:
+                real = replace(real, output=real.output * record["batch"] // record["sequences"])
             yield Row(name, f"{context} × {slots}", cache, mine, real)
 
 
@@ -103,7 +106,9 @@ def report(found: list[Row]) -> str:
         "their estimate.\n\n"
         "`logged` is what llama.cpp says it allocates; `resident` is what loading and one full step of one sequence "
         "added to the child process; `estimate of it` has the programs besides (146 MiB, and 300 bytes for each token "
-        "of the vocabulary). Weights that a step does not read are mapped, not resident.\n\n"
+        "of the vocabulary). Weights that a step does not read are mapped, not resident. Encoders are loaded in mode "
+        "embed; `logged` then counts a row of output for each token of a step, where llama.cpp logs one for each "
+        "sequence and makes the others with the first long text.\n\n"
         + HEADER
         + "".join(row.markdown() for row in found)
     )
