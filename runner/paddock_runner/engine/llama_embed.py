@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import ctypes
 from collections.abc import Callable, Sequence
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -50,7 +51,7 @@ class LlamaEmbedder:
     def around(self) -> tuple[list[int], list[int]]:
         return self._file.vocabulary.around
 
-    @property
+    @cached_property
     def pair(self) -> PairForm:
         vocab = self._file.vocabulary.native
         template = api.llama_model_chat_template(self._file.native, b"rerank")

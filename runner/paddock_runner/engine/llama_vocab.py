@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import ctypes
+from functools import cached_property
 from typing import Any
 
 from paddock_runner.core.engine_facts import VocabFacts
@@ -36,7 +37,7 @@ class Vocabulary:
             count = api.llama_tokenize(self.native, data, len(data), buffer, capacity, around, special)
         return list(buffer[:count])
 
-    @property
+    @cached_property
     def around(self) -> tuple[list[int], list[int]]:
         """The tokens that the model's own tokeniser puts before and after every text."""
         bare, full = self._tokenize(b"a", False, False), self._tokenize(b"a", True, False)
