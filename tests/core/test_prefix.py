@@ -9,17 +9,18 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 from tests.core.test_scheduler import record
 from tests.support.kv_mirror import check_mirror
 
-from paddock_runner.core.prefix import EVICT_UNIT, MIN_SHARED, Copy, Cut, PrefixTree
+from paddock_runner.core.prefix import EVICT_UNIT, MIN_SHARED, Copy, Cut, PrefixTree, Sharing
 from paddock_runner.core.prefix_host import Forget, HostTier, Restore, Save
 from paddock_runner.core.sequence import Chunk, Sequence
+from paddock_runner.engine.backend import Abilities
 from paddock_runner.engine.cache_hands import CacheHands
 from paddock_runner.engine.fake import FakeBackend
 
 LONG = list(range(100))
 
 
-def tree_of(sequences: int, host: int = 0, *, keeping: bool = True) -> PrefixTree:
-    return PrefixTree(sequences, 1 << 20, HostTier(host, 1), keeping=keeping)
+def tree_of(sequences: int, host: int = 0, sharing: Sharing = "any") -> PrefixTree:
+    return PrefixTree(sequences, 1 << 20, HostTier(host, 1), sharing)
 
 
 def ran(tree: PrefixTree, tokens: list[int], tenant: str = "") -> int:
@@ -142,12 +143,19 @@ def test_without_a_free_id_the_oldest_kept_one_goes() -> None:
         tree.open([5] * 40, "")
 
 
-def test_a_model_that_cannot_share_keeps_nothing() -> None:
-    tree = tree_of(2, keeping=False)
-    one = ran(tree, LONG)
-    assert tree.used == 0
-    assert tree.match(LONG, "").length == 0
-    assert tree.take_operations() == [Cut(one, 0)]
+def test_where_nothing_can_be_copied_or_cut_a_whole_talk_goes_on() -> None:
+    tree = tree_of(3, host=1000, sharing="whole")
+    one, other = ran(tree, LONG), ran(tree, [*LONG[:50], *[7] * 300])
+    assert tree.take_operations() == []
+    assert tree.match([*LONG[:99], 1], "").length == 0
+    assert tree.match(LONG, "").length == 0, "the last token has to be read again"
+    assert tree.match([*LONG, 1], "b").length == 0
+    assert tree.open([*LONG, 1], "") == (one, 100)
+    assert tree.take_operations() == []
+    assert tree.evict(1) == 350
+    assert tree.take_operations() == [Cut(other, 0)]
+    tree.keep(one)
+    assert tree.match([*LONG, 1, 2], "").length == 100
 
 
 def test_what_leaves_is_saved_and_comes_back() -> None:
@@ -206,10 +214,12 @@ words = st.lists(st.sampled_from([[1] * 20, [2] * 20, [1] * 7, [3] * 300, [2]]),
 class Mirror(RuleBasedStateMachine):
     """Anything that can happen to sequences, with the strict fake beside it."""
 
-    @initialize(sequences=st.integers(1, 6), host=st.sampled_from([0, 400, 1 << 20]), keeping=st.booleans())
-    def begin(self, sequences: int, host: int, keeping: bool) -> None:
-        self.tree = tree_of(sequences, host, keeping=keeping)
-        self.backend = FakeBackend()
+    @initialize(
+        sequences=st.integers(1, 6), host=st.sampled_from([0, 400, 1 << 20]), sharing=st.sampled_from(["any", "whole"])
+    )
+    def begin(self, sequences: int, host: int, sharing: Sharing) -> None:
+        self.tree = tree_of(sequences, host, sharing)
+        self.backend = FakeBackend(abilities=Abilities(window=64 * (sharing == "whole")))
         self.backend.load(record(slots=sequences, cells=1 << 20, batch=1 << 16, sequences=sequences), lambda _: None)
         self.hands = CacheHands(self.backend)
         self.sequences = sequences

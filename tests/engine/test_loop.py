@@ -351,15 +351,19 @@ def test_kept_prefixes_give_way_before_anybody_is_preempted(harness: Make) -> No
     assert max(stats.used_cells + stats.retained_cells for stats in engine.stats) <= 256
 
 
-def test_a_model_with_a_window_shares_nothing(harness: Make) -> None:
-    engine = harness(FakeBackend(abilities=Abilities(window=64)))
-    for handle in range(2):
-        engine.submit(handle, make_request("the same long prompt again and again"))
-        engine.pump(lambda handle=handle: engine.is_done(handle))
-    assert engine.text(0) == engine.text(1)
-    assert engine.events[1][0].cached_tokens == 0
-    engine.idle()
-    assert engine.backend.cells == {}
+@pytest.mark.parametrize("abilities", [Abilities(window=64), Abilities(recurrent=True)])
+def test_a_model_with_windows_or_states_goes_on_with_a_talk_and_shares_nothing_else(
+    harness: Make, abilities: Abilities
+) -> None:
+    engine, calm = harness(FakeBackend(abilities=abilities)), harness()
+    talk = "the same long prompt again and again"
+    for handle, text in enumerate([talk, talk, None]):
+        prompt = text or talk + engine.text(1) + " and more"
+        for each in (engine, calm):
+            each.submit(handle, make_request(prompt))
+            each.pump(lambda each=each, handle=handle: each.is_done(handle))
+        assert engine.text(handle) == calm.text(handle)
+    assert [engine.events[handle][0].cached_tokens for handle in range(3)] == [0, 0, len(talk) + 20]
 
 
 def test_prefixes_that_had_to_leave_come_back_from_host_memory(harness: Make) -> None:

@@ -64,7 +64,7 @@ def test_without_flash_attention(tmp_path: Path, name: str) -> None:
 
 def test_windows_count_once_the_engine_keeps_only_them(tmp_path: Path) -> None:
     path = write_shape(tmp_path / "x.gguf", gemma3(Size(layers=6, kv_heads=1, head=64, width=64)))
-    record = engine(4096, 2)
+    record = {**engine(4096, 2), "sequences": 2}
     facts = memory_facts(read_gguf(path))
     small = kv_bytes(facts["caches"], EngineRecord.from_config(record), swa_full=False)
     assert small == pytest.approx(allocated(path, record, swa_full=False).kv, abs=2 * LOGGED)

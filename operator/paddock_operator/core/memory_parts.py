@@ -98,8 +98,8 @@ def estimate_parts(engine: Mapping[str, Any], facts: Mapping[str, Any], vocab: i
 
 
 def sequences(engine: Mapping[str, Any], facts: Mapping[str, Any]) -> int:
-    """How many sequence ids the engine makes: without prefixes to share, one for each slot."""
-    return int(engine["sequences"] if shares_prefixes(facts) else engine["slots"])
+    """How many sequence ids the engine makes: with a state for each, one for each slot."""
+    return int(engine["slots"] if facts["state"] else engine["sequences"])
 
 
 def shares_prefixes(facts: Mapping[str, Any]) -> bool:

@@ -66,8 +66,8 @@ def estimate(
 
 
 def sequences(facts: Mapping[str, Any], record: EngineRecord) -> int:
-    """How many sequence ids the engine makes: without prefixes to share, one for each slot."""
-    return record.sequences if shares_prefixes(facts) else record.slots
+    """How many sequence ids the engine makes: with a state for each, one for each slot."""
+    return record.slots if facts["state"] else record.sequences
 
 
 def shares_prefixes(facts: Mapping[str, Any]) -> bool:
@@ -100,7 +100,7 @@ def _cells(window: int, record: EngineRecord, swa_full: bool) -> int:
     cells = padded(record.cells)
     if not window or swa_full:
         return cells
-    return padded(min(cells, window * record.slots + _tokens(record, cells)))
+    return padded(min(cells, window * record.sequences + _tokens(record, cells)))
 
 
 def compute_bytes(facts: Mapping[str, Any], vocab: int, record: EngineRecord) -> int:

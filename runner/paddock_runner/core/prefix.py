@@ -12,9 +12,12 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 from paddock_runner.core.prefix_host import Entry, Forget, HostOperation, HostTier, Restore
-from paddock_runner.core.prefix_nodes import Node, path, root_of, split, walk
+from paddock_runner.core.prefix_nodes import Node, common, path, root_of, split, walk
+
+Sharing = Literal["any", "whole"]
 
 # Fewer tokens than this are not worth a copy or an id.
 MIN_SHARED = 16
@@ -54,16 +57,17 @@ class Match:
 
 
 class PrefixTree:
-    """For `cells` with ids 0 … `sequences` - 1. `keeping` False: nothing outlives its sequence, nothing is shared.
+    """For `cells` with ids 0 … `sequences` - 1. What has to leave goes to `host`.
 
-    What has to leave goes to `host`.
+    `sharing` "whole": the model's memory cannot be copied or cut. Then a kept sequence is of use only to one that
+    begins with all of it, and that goes on under its id.
     """
 
-    def __init__(self, sequences: int, cells: int, host: HostTier, *, keeping: bool = True) -> None:
+    def __init__(self, sequences: int, cells: int, host: HostTier, sharing: Sharing = "any") -> None:
         self.used = 0  # cells with an owner
         self.pinned = 0  # those with an owner that runs
         self.shared = 0  # those with several
-        self.keeping = keeping
+        self.sharing = sharing
         self.host = host
         self._cells = cells
         self._roots: dict[str, Node] = {}
@@ -88,8 +92,8 @@ class PrefixTree:
     def match(self, tokens: Sequence[int], tenant: str) -> Match:
         """The longest prefix of `tokens` that is in cells; the last token never counts, its logits are wanted."""
         root = self._roots.get(tenant) or Node(None, 0, [])
-        found = Match(*walk(root, tokens[:-1]))
-        return found if self.keeping and found.length >= MIN_SHARED else Match(0, 0, root)
+        found = Match(*walk(root, tokens[:-1])) if self.sharing == "any" else self._whole(root, tokens[:-1], tenant)
+        return found if found.length >= MIN_SHARED else Match(0, 0, root)
 
     def open(self, tokens: Sequence[int], tenant: str) -> tuple[int, int]:
         """An id for a sequence that runs from now on, and how many of its tokens are in its cells already.
@@ -124,7 +128,7 @@ class PrefixTree:
         tail = self._tails[sequence]
         self._touch(tail, -1)
         self._retained.add(sequence)
-        if not self.keeping or tail.end < MIN_SHARED or self._is_redundant(sequence):
+        if tail.end < MIN_SHARED or self._is_redundant(sequence):
             self._drop(sequence)
             return
         for other in sorted(self._retained - {sequence}):
@@ -151,9 +155,11 @@ class PrefixTree:
         return before - self.used
 
     def _shorten(self, sequence: int, length: int) -> None:
-        if length >= MIN_SHARED:
-            self._cut(sequence, length)
-        if length < MIN_SHARED or self._is_redundant(sequence):
+        if length < MIN_SHARED or self.sharing == "whole":
+            self._drop(sequence)
+            return
+        self._cut(sequence, length)
+        if self._is_redundant(sequence):
             self._drop(sequence)
 
     def _oldest(self, sequences: Iterable[int]) -> int | None:
@@ -169,11 +175,18 @@ class PrefixTree:
     def _tokens(self, sequence: int) -> list[int]:
         return [token for node in reversed(list(path(self._tails[sequence]))) for token in node.tokens]
 
+    def _whole(self, root: Node, tokens: Sequence[int], tenant: str) -> Match:
+        mine = [one for one in self._retained if self._tenants[one] == tenant]
+        tails = [self._tails[one] for one in mine if common(self._tokens(one), tokens) == self._tails[one].end]
+        longest = max(tails, key=lambda tail: tail.end, default=root)
+        return Match(longest.end, 0, longest)
+
     def _save(self, sequence: int) -> None:
-        self._operations += self.host.save(sequence, self._tokens(sequence), self._tenants[sequence])
+        if self.sharing == "any":
+            self._operations += self.host.save(sequence, self._tokens(sequence), self._tenants[sequence])
 
     def _has_room(self, entry: Entry) -> bool:
-        return self.keeping and self.pinned + len(entry.tokens) <= self._cells
+        return self.sharing == "any" and self.pinned + len(entry.tokens) <= self._cells
 
     def _restore(self, entry: Entry, length: int) -> tuple[int, int]:
         """An id with the first `length` cells of `entry`; all of them are needed for a moment."""

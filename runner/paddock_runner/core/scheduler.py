@@ -79,7 +79,7 @@ class Scheduler:
         if sequence.prompt_tokens >= sequence.limit:
             raise ContextExceededError(sequence.prompt_tokens, sequence.limit)
         if len(self._queue) >= self._queue_depth:
-            raise QueueFullError(len(self._queue), self.expected_seconds)
+            raise QueueFullError(len(self._queue), max(1.0, self.expected_seconds))
         self._queue.add(sequence)
 
     def remove(self, sequence: Sequence, *, spoilt: bool = False) -> None:
@@ -167,7 +167,7 @@ class Scheduler:
 
     def _reads_for(self, other: Sequence, sequence: Sequence, cached: int) -> bool:
         """`other` is reading a prompt that begins as that of `sequence`; better to read that part once."""
-        if not self._prefixes.keeping or not other.prefilling or other.tenant != sequence.tenant:
+        if self._prefixes.sharing != "any" or not other.prefilling or other.tenant != sequence.tenant:
             return False
         same = common(other.tokens, sequence.tokens[:-1])
         return same > other.cached and same - cached >= WORTH_WAITING

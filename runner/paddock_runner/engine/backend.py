@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Protocol
 from paddock_runner.core.engine_facts import MemoryNumbers, VocabFacts
 from paddock_runner.core.engine_record import EngineRecord
 from paddock_runner.core.generation import Sampling, TokenLogprob
+from paddock_runner.core.prefix import Sharing
 from paddock_runner.core.sequence import Chunk
 
 if TYPE_CHECKING:
@@ -40,12 +41,13 @@ class Abilities:
     window: int = 0
 
     @property
-    def prefixes(self) -> bool:
-        """Any beginning of a sequence can be given to another one: every cell stays until it is removed.
+    def sharing(self) -> Sharing:
+        """Whether any beginning of a sequence can be given to another one, or only all of it.
 
-        Not so with windows: llama.cpp overwrites cells that the newest token of their one owner no longer sees.
+        With a window llama.cpp overwrites cells that the newest token of their one owner no longer sees; a recurrent
+        state has no beginning. But any sequence can go on as another one.
         """
-        return not (self.recurrent or self.window)
+        return "whole" if self.recurrent or self.window else "any"
 
 
 @dataclass(frozen=True, slots=True)

@@ -205,7 +205,7 @@ class EngineClient:
     def _expected_wait(self, waiting: int) -> float:
         """Seconds as the engine measured them lately; a guess as long as it has not."""
         measured = self.stats.expected_seconds if self.stats else 0.0
-        return measured or 1.0 + waiting / self._record.slots
+        return max(1.0, measured) if measured else 1.0 + waiting / self._record.slots
 
     async def _submit(self, stream: Stream, request: GenerationRequest | EmbedRequest) -> None:
         self._supervisor.start()

@@ -144,7 +144,7 @@ class FakeBackend:
 
     def copy(self, source: int, target: int, length: int) -> None:
         cells = self.cells.get(source, [])
-        if self.cells.get(target) or not 0 < length <= len(cells) or not self._abilities.prefixes:
+        if self.cells.get(target) or not 0 < length <= len(cells) or self._abilities.sharing == "whole":
             raise BackendError(f"copy of {length} cells of {len(cells)} from {source} to {target}")
         self._check_id(target)
         self.cells[target] = cells[:length]
@@ -160,7 +160,7 @@ class FakeBackend:
         self.cells[slot] = [Cell(position, token) for position, token in enumerate(tokens)]
 
     def remove(self, slot: int, start: int = 0) -> None:
-        if start and not self._abilities.prefixes:
+        if start and self._abilities.sharing == "whole":
             raise BackendError(f"a part of sequence {slot} cannot be removed")
         del self.cells.get(slot, [])[start:]
         if not self.cells.get(slot):

@@ -152,7 +152,7 @@ class LlamaBackend:
 
 
 def _context_params(record: EngineRecord, abilities: Abilities, threads: int) -> Any:
-    sequences = record.sequences if abilities.prefixes else record.slots
+    sequences = record.slots if abilities.recurrent else record.sequences
     # A step has one output for each slot; llama.cpp wants as many as sequences. The default is one for each token.
     return context_params(record, sequences=sequences, outputs=sequences, threads=threads)
 

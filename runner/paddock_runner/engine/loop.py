@@ -264,7 +264,7 @@ class EngineLoop:
 
 
 def _prefixes(record: EngineRecord, loaded: Loaded) -> PrefixTree:
-    sharing = loaded.abilities.prefixes
     # Beside keys and values a saved cell has its position and its owner.
     host = HostTier(record.prefix_bytes, loaded.memory.kv // loaded.cells + 16)
-    return PrefixTree(record.sequences if sharing else record.slots, loaded.cells, host, keeping=sharing)
+    sequences = record.slots if loaded.abilities.recurrent else record.sequences
+    return PrefixTree(sequences, loaded.cells, host, loaded.abilities.sharing)
