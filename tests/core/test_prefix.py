@@ -9,8 +9,9 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 from tests.core.test_scheduler import record
 from tests.support.kv_mirror import check_mirror
 
-from paddock_runner.core.prefix import EVICT_UNIT, MIN_SHARED, Copy, Cut, PrefixTree, Sharing
-from paddock_runner.core.prefix_host import Forget, HostTier, Restore, Save
+from paddock_runner.core.prefix import EVICT_UNIT, MIN_SHARED, PrefixTree, Sharing
+from paddock_runner.core.prefix_host import HostTier
+from paddock_runner.core.prefix_operations import Copy, Cut, Forget, Restore, Save
 from paddock_runner.core.sequence import Chunk, Sequence
 from paddock_runner.engine.backend import Abilities
 from paddock_runner.engine.cache_hands import CacheHands

@@ -14,8 +14,9 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from paddock_runner.core.prefix_host import Entry, Forget, HostOperation, HostTier, Restore
+from paddock_runner.core.prefix_host import Entry, HostTier
 from paddock_runner.core.prefix_nodes import Node, common, path, root_of, split, walk
+from paddock_runner.core.prefix_operations import Copy, Cut, Forget, Operation, Restore
 
 Sharing = Literal["any", "whole"]
 
@@ -25,26 +26,6 @@ MIN_SHARED = 16
 MIN_RESTORED = 64
 # A retained prefix gives way in pieces of at least so many cells, from its end, so that not every step has to cut.
 EVICT_UNIT = 256
-
-
-@dataclass(frozen=True, slots=True)
-class Copy:
-    """`target`, which has no cells, becomes an owner of the first `length` cells of `source`."""
-
-    source: int
-    target: int
-    length: int
-
-
-@dataclass(frozen=True, slots=True)
-class Cut:
-    """`sequence` gives up its cells from position `start` on; those that nobody else owns are free."""
-
-    sequence: int
-    start: int
-
-
-Operation = Copy | Cut | HostOperation
 
 
 @dataclass(frozen=True, slots=True)
@@ -199,7 +180,6 @@ class PrefixTree:
         if length < len(entry.tokens):
             self._operations.append(Cut(sequence, length))
         self._operations += [Forget(entry.key)] if length == len(entry.tokens) else self.host.put(entry)
-        self._touch(root, 1)
         self.grow(sequence, entry.tokens[:length])
         return sequence, length
 

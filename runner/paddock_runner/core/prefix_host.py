@@ -11,37 +11,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from paddock_runner.core.prefix_nodes import common
+from paddock_runner.core.prefix_operations import Forget, HostOperation, Save
 
 # One copy takes the engine's time between two steps; 128 MiB are some 30 ms of it.
 MOST_BYTES = 128 << 20
 # Fewer tokens than this are not worth a place.
 MIN_SAVED = 64
-
-
-@dataclass(frozen=True, slots=True)
-class Save:
-    """Copy all cells of `sequence` to host memory under `key`."""
-
-    sequence: int
-    key: int
-
-
-@dataclass(frozen=True, slots=True)
-class Restore:
-    """Copy what was saved under `key` to `sequence`, which has no cells."""
-
-    key: int
-    sequence: int
-
-
-@dataclass(frozen=True, slots=True)
-class Forget:
-    """Nobody wants `key` any more."""
-
-    key: int
-
-
-HostOperation = Save | Restore | Forget
 
 
 @dataclass(frozen=True, slots=True)

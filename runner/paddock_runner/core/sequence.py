@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from paddock_runner.core.costs import StepCosts
-from paddock_runner.core.prefix import Operation
+from paddock_runner.core.prefix_operations import Operation
 
 
 @dataclass(slots=True, eq=False)

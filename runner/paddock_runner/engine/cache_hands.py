@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from paddock_runner.core.prefix import Copy, Cut, Operation
-from paddock_runner.core.prefix_host import Restore, Save
+from paddock_runner.core.prefix_operations import Copy, Cut, Operation, Restore, Save
 from paddock_runner.engine.backend import Backend
 
 
