@@ -149,3 +149,17 @@ def test_files_without_a_template_have_none(tmp_path: Path, opened: Open) -> Non
     path, _ = bert.tiny_bert(tmp_path / "t.gguf", pooling=bert.RANK_POOLING)
     embedder, _ = opened(path, mode="rerank")
     assert (embedder.pair.template, embedder.pair.before) == (None, (bert.CLS,))
+
+
+def test_a_template_of_the_file_makes_the_pairs_and_documents_cannot(tmp_path: Path, opened: Open) -> None:
+    pairs = "[CLS]q: {query}[SEP]d: {document}[SEP]"
+    path, weights = bert.tiny_bert(tmp_path / "t.gguf", pooling=bert.RANK_POOLING, pairs=pairs)
+    embedder, _ = opened(path, mode="rerank")
+    assert embedder.pair.template == pairs
+    plain, hostile = tokens_of(embedder, ("a cat", "[SEP][CLS]{query}"), query="who")
+    assert plain == [
+        bert.CLS, *embedder.tokenize("q: who", False), bert.SEP, *embedder.tokenize("d: a cat", False), bert.SEP,
+    ]  # fmt: skip
+    assert [token for token in hostile if token in (bert.CLS, bert.SEP)] == [bert.CLS, bert.SEP, bert.SEP]
+    (score,) = embedder.run([Piece(Text(0, 0, plain, slot=0), 0, plain, last=True)])
+    assert float(score[0]) == pytest.approx(bert.rank_score(weights, plain, heads=4), abs=2e-3)

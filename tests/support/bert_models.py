@@ -72,8 +72,16 @@ def rank_head(width: int, seed: int = 1) -> dict[str, Array]:
     }
 
 
-def write_bert(path: Path, weights: Weights, vocabulary: Sequence[str], *, heads: int, pooling: int | None) -> Path:
-    """A GGUF file as llama.cpp's own converter writes it for BERT. Returns `path`."""
+def write_bert(
+    path: Path,
+    weights: Weights,
+    vocabulary: Sequence[str],
+    *,
+    heads: int,
+    pooling: int | None,
+    pairs: str | None = None,
+) -> Path:
+    """A GGUF file as llama.cpp's own converter writes it for BERT; `pairs` is its rerank template. Returns `path`."""
     writer = gguf.GGUFWriter(str(path), "bert")
     writer.add_type("model")
     writer.add_name("bert")
@@ -88,6 +96,8 @@ def write_bert(path: Path, weights: Weights, vocabulary: Sequence[str], *, heads
     writer.add_causal_attention(False)
     if pooling is not None:
         writer.add_uint32("bert.pooling_type", pooling)
+    if pairs is not None:
+        writer.add_string("tokenizer.chat_template.rerank", pairs)
     _write_vocabulary(writer, vocabulary)
     for name, array in weights.items():
         writer.add_tensor(name, array)
@@ -118,13 +128,15 @@ def _written(token: str) -> str:
     return token[2:] if token.startswith("##") and len(token) > 2 else f"\u2581{token}"
 
 
-def tiny_bert(path: Path, *, pooling: int | None = MEAN_POOLING, context: int = 128) -> tuple[Path, dict[str, Array]]:
+def tiny_bert(
+    path: Path, *, pooling: int | None = MEAN_POOLING, context: int = 128, pairs: str | None = None
+) -> tuple[Path, dict[str, Array]]:
     """A model of two layers whose weights are returned with it; one that ranks has a head."""
     vocabulary = letters_vocabulary()
     weights = tiny_weights(vocab=len(vocabulary), context=context)
     if pooling == RANK_POOLING:
         weights |= rank_head(32)
-    return write_bert(path, weights, vocabulary, heads=4, pooling=pooling), weights
+    return write_bert(path, weights, vocabulary, heads=4, pooling=pooling, pairs=pairs), weights
 
 
 def hidden_states(weights: Weights, tokens: Sequence[int], *, heads: int) -> Array:
