@@ -70,9 +70,10 @@ def files(cluster: Cluster) -> None:
 
 @pytest.fixture(scope="session")
 def places(release: Release, files: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Places]:
-    """A registry and a hub that pullers may ask; only on the project's own cluster."""
-    allowed = release.values["sources"]["allow"]
-    with serving(tmp_path_factory.mktemp("places")) as found, release.changed(sources=found.settings(allowed)):
+    """A registry, a hub and a mirror that pullers may ask; only on the project's own cluster."""
+    allowed, folder = release.values["sources"]["allow"], tmp_path_factory.mktemp("places")
+    (mirrored := folder / "mirrored.gguf").write_bytes(tiny())
+    with serving(folder, mirrored) as found, release.changed(sources=found.settings(allowed)):
         yield found
 
 
@@ -124,13 +125,25 @@ def line(cluster: Cluster, release: Release, files: None) -> Line:
     return Line(MAIN, address(cluster, found), key)
 
 
+@pytest.fixture(scope="session")
+def leaving(cluster: Cluster) -> Iterator[list[str]]:
+    """Namespaces that were told to go: the next scenario need not wait for that, the end of all does."""
+    names: list[str] = []
+    yield names
+    for name in names:
+        remove_namespace(cluster, name)
+
+
 @pytest.fixture
-def fresh(cluster: Cluster, release: Release, files: None, request: pytest.FixtureRequest) -> Iterator[str]:
+def fresh(
+    cluster: Cluster, release: Release, files: None, leaving: list[str], request: pytest.FixtureRequest
+) -> Iterator[str]:
     """A restricted namespace for one test, with a cache; deleted afterwards."""
     name = f"e2e-{request.node.name.replace('_', '-').split('[')[0].removeprefix('test-')[:40].strip('-')}"
     make_namespace(cluster, release, name)
     yield name
-    remove_namespace(cluster, name)
+    leaving.append(name)
+    let_go(cluster, name)
 
 
 def make_namespace(cluster: Cluster, release: Release, name: str) -> None:
@@ -145,13 +158,15 @@ def make_namespace(cluster: Cluster, release: Release, name: str) -> None:
     release.allow(name)
 
 
-def remove_namespace(cluster: Cluster, name: str) -> None:
-    """Delete a namespace and wait until it is gone.
-
-    Its pods go first: a namespace in which some still run is looked at again only after half of their grace period.
-    """
+def let_go(cluster: Cluster, name: str) -> None:
+    """Tell a namespace to go. Its Models and Endpoints go first: a namespace ends its pods late and looks seldom."""
     cluster.kubectl("delete", "models.paddock.dev,endpoints.paddock.dev", "--all", "-n", name, check=False)
-    cluster.kubectl("wait", "pods", "--all", "-n", name, "--for=delete", "--timeout=60s", check=False)
+    cluster.kubectl("delete", "namespace", name, "--ignore-not-found", "--wait=false")
+
+
+def remove_namespace(cluster: Cluster, name: str) -> None:
+    """Delete a namespace and wait until it is gone."""
+    let_go(cluster, name)
     cluster.kubectl("delete", "namespace", name, "--ignore-not-found", "--timeout=120s", timeout=150)
     if cluster.own:
         from e2e.cluster import volume

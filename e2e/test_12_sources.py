@@ -71,9 +71,10 @@ def test_an_artifact_behind_a_password(cluster: Cluster, fresh: str, places: Pla
     assert resolved(cluster, fresh, "art") == pin, "a pinned tag does not move"
 
 
-def logs(cluster: Cluster, namespace: str) -> str:
-    """What every puller of a namespace logged."""
-    return cluster.kubectl("logs", "-n", namespace, "-l", "paddock.dev/component=puller", "--tail=-1").stdout
+def logs(cluster: Cluster, namespace: str, component: str = "puller") -> str:
+    """What every puller (or another component) of a namespace logged, pod by pod."""
+    selector = f"paddock.dev/component={component}"
+    return cluster.kubectl("logs", "-n", namespace, "-l", selector, "--tail=-1", "--prefix").stdout
 
 
 def test_a_file_is_chosen_by_its_quantization(cluster: Cluster, fresh: str, places: Places, tmp_path: Path) -> None:
@@ -120,6 +121,8 @@ def test_a_gated_hub_and_one_conversion_for_two_models(
     digests = {resolved(cluster, fresh, name)["digest"] for name in ("one", "two", "calm")}
     assert digests == {first["digest"]}
     assert places.downloads() == downloads, "bytes that the cache holds are not fetched again"
+    made = {line.split()[0] for line in logs(cluster, fresh, "converter").splitlines() if '"progress"' in line}
+    assert len(made) == 1, "the second asked and found it made"
 
     repo.push({"tiny-F32.gguf": other(tmp_path)})
     again(cluster, fresh, "one", "again")

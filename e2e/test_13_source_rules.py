@@ -1,7 +1,8 @@
-"""What pullers may reach and what moves: addresses, a cluster without a network, tags that are tracked."""
+"""What pullers may reach and what moves: addresses, no network at all, mirrors, tags that are tracked."""
 
 from __future__ import annotations
 
+import hashlib
 import socket
 from pathlib import Path
 
@@ -14,7 +15,7 @@ from e2e.support.cluster import Cluster, eventually
 from e2e.support.helm import Release
 from e2e.support.load import Load
 from e2e.support.places import Places
-from e2e.support.sourced import answered, other, resolved, sourced
+from e2e.support.sourced import answered, blobs, other, resolved, sourced
 from e2e.support.times import recorded
 
 pytestmark = pytest.mark.own_cluster
@@ -71,6 +72,14 @@ def test_without_a_network_the_cache_is_enough(
         eventually(lambda: answered(cluster, fresh, key, "kept").status == 200, "the Endpoint answers", timeout=60)
         assert len(places.hub.seen) == asked, "nothing is sent"
     cluster.wait(fresh, "model", "wanted", timeout=120)
+
+
+def test_a_mirror_stands_in_for_a_registry(cluster: Cluster, fresh: str, places: Places) -> None:
+    """`paddock serve-blobs` of a neighbour answers for Ollama's registry, which nobody can reach from here."""
+    cluster.apply(fresh, sourced("one", {"ollama": {"name": "mirrored"}}))
+    found = cluster.wait(fresh, "model", "one", timeout=120)
+    assert found["status"]["resolved"]["name"] == "registry.ollama.ai/library/mirrored:latest"
+    assert f"sha256-{hashlib.sha256(tiny()).hexdigest()}" in blobs(fresh)
 
 
 def test_a_tag_that_moves(cluster: Cluster, fresh: str, places: Places, tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""A registry and a hub on this machine that pods of its own cluster reach by the node's address."""
+"""A registry, a hub and a mirror on this machine that pods of its own cluster reach by the node's address."""
 
 from __future__ import annotations
 
@@ -13,12 +13,14 @@ from typing import Any
 
 from tests.support.docker_registry import PASSWORD, USER, Registry, docker_registry
 from tests.support.hub import Hub, serving_hub
+from tests.support.waiting import Lines
 
 from e2e.cluster import layout
 from e2e.support.cluster import ROOT
 
 ARTIFACT = "acme/tiny"
 TOKEN = "hf_of-the-scenarios"
+PADDOCK = str(ROOT / ".venv" / "bin" / "paddock")
 
 
 @dataclass(frozen=True)
@@ -27,12 +29,14 @@ class Places:
 
     registry: Registry
     hub: Hub
+    mirror: str
 
     def settings(self, allow: list[dict[str, Any]]) -> dict[str, Any]:
         hosts = [self.registry.host, *sorted(self.hub.hosts)]
         cidr = f"{layout.NODE_IP}/32"
         more = [{"host": host, "cidr": cidr, "port": int(host.rpartition(":")[2])} for host in hosts]
-        return {"allow": [*allow, *more], "huggingFaceEndpoint": self.hub.url}
+        mirrors = [{"host": "registry.ollama.ai", "url": self.mirror, "cidr": cidr}]
+        return {"allow": [*allow, *more], "mirrors": mirrors, "huggingFaceEndpoint": self.hub.url}
 
     def push_own(self, tag: str, gguf: Path, home: Path) -> str:
         """`paddock create` and `paddock push` of a GGUF file, as a user does; the digest of what the registry has."""
@@ -80,7 +84,7 @@ class Places:
 
 
 def _paddock(*words: str) -> None:
-    done = subprocess.run([str(ROOT / ".venv" / "bin" / "paddock"), *words], capture_output=True, text=True, timeout=60)
+    done = subprocess.run([PADDOCK, *words], capture_output=True, text=True, timeout=60)
     assert done.returncode == 0, done.stderr
 
 
@@ -90,8 +94,28 @@ def secret(name: str, kind: str, data: dict[str, str]) -> dict[str, Any]:
 
 
 @contextmanager
-def serving(folder: Path) -> Iterator[Places]:
-    """A registry with a password, and a hub."""
+def serving(folder: Path, mirrored: Path) -> Iterator[Places]:
+    """A registry with a password, a hub, and a mirror that has a GGUF file as Ollama's `mirrored:latest`."""
     address = layout.NODE_IP
-    with docker_registry(folder, auth="basic", address=address) as registry, serving_hub(address) as hub:
-        yield Places(registry, hub)
+    with (
+        docker_registry(folder / "registry", auth="basic", address=address) as registry,
+        serving_hub(address) as hub,
+        _mirror(folder / "mirror", mirrored) as mirror,
+    ):
+        yield Places(registry, hub, mirror)
+
+
+@contextmanager
+def _mirror(home: Path, gguf: Path) -> Iterator[str]:
+    """The URL of `paddock serve-blobs`, which a neighbour runs over what it has."""
+    home.mkdir()
+    (home / "Modelfile").write_text(f"FROM {gguf}\n")
+    _paddock("create", "mirrored", "-f", str(home / "Modelfile"), "--home", str(home))
+    command = [PADDOCK, "serve-blobs", "--home", str(home), "--listen", f"{layout.NODE_IP}:0", "-o", "json"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        try:
+            listening = Lines(process.stdout).find(lambda line: "listening" in line)
+            yield f"http://{json.loads(listening)['address']}"
+        finally:
+            process.terminate()
