@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 import ssl
 import time
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
@@ -121,7 +122,7 @@ async def test_answers_that_are_refused(web: Web, reply: Reply, match: str) -> N
 )
 async def test_statuses(web: Web, status: int, error: type[StoreError], retryable: bool, requests: int) -> None:
     url = web.on("/path", Reply(status))
-    with pytest.raises(error, match=rf"^127\.0\.0\.1 .*HTTP {status}") as caught:
+    with pytest.raises(error, match=rf"^{re.escape(web.host)} .*HTTP {status}") as caught:
         await read(network(web), f"{url}?signature=hush")
     assert "/path" in str(caught.value)
     assert (caught.value.retryable, len(web.seen)) == (retryable, requests)
@@ -382,7 +383,9 @@ def secure(authority: Authority, tmp_path: Path) -> Iterator[Web]:
 
 
 async def test_an_unknown_authority_is_named_with_the_remedy(secure: Web) -> None:
-    with pytest.raises(NetworkError, match=r"certificate of 127\.0\.0\.1 is not trusted.*PADDOCK_CA_FILE") as caught:
+    with pytest.raises(
+        NetworkError, match=rf"certificate of {re.escape(secure.host)} is not trusted.*PADDOCK_CA_FILE"
+    ) as caught:
         await read(network(secure), secure.on("/a", Reply()))
     assert not caught.value.retryable
     assert not secure.seen

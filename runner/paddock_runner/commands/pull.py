@@ -87,8 +87,9 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _tell(error: StoreError, with_secret: bool, file: Path | None) -> int:
-    """Tell of an error; what a Secret holds may be corrected, and the next attempt reads it again."""
-    if with_secret and isinstance(error, UnauthorizedError) and not error.retryable:
+    """Tell of an error; what a Job's Secret holds may be corrected, and its next attempt reads that again."""
+    a_secret = with_secret and file is not None
+    if a_secret and isinstance(error, UnauthorizedError) and not error.retryable:
         return failed(error.reason, f"{error}; correct the Secret of secretRef", True, file)
     return failed(error.reason, str(error), error.retryable, file)
 

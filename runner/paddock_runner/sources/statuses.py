@@ -19,22 +19,29 @@ from paddock_runner.sources.network import CA_FILE
 from paddock_runner.store.errors import NotFoundError, StoreError
 
 MAX_SHOWN_PATH = 512
+_NO_TLS = ("WRONG_VERSION_NUMBER", "HTTP_REQUEST", "RECORD_LAYER_FAILURE")
+"""What OpenSSL makes of an answer in plain text."""
 _QUERY = re.compile(r"\?\S*")
 
 
+def place(url: URL) -> str:
+    """The server of a URL for people: host, and the port if it is not the scheme's own."""
+    return url.host_port_subcomponent or ""
+
+
 def shown(url: URL) -> str:
-    """A URL for people: host and path."""
-    return f"{url.host}{url.path[:MAX_SHOWN_PATH]}"
+    """A URL for people: server and path."""
+    return f"{place(url)}{url.path[:MAX_SHOWN_PATH]}"
 
 
 def from_status(status: int, url: URL, wait: float) -> StoreError:
     """UnauthorizedError, NotFoundError or NetworkError (with `wait` seconds) for a status nobody wanted."""
     if status in (401, 403):
-        return UnauthorizedError(f"{url.host} refuses {url.path[:MAX_SHOWN_PATH]} (HTTP {status})")
+        return UnauthorizedError(f"{place(url)} refuses {url.path[:MAX_SHOWN_PATH]} (HTTP {status})")
     if status in (404, 410):
-        return NotFoundError(f"{url.host} does not have {url.path[:MAX_SHOWN_PATH]} (HTTP {status})")
+        return NotFoundError(f"{place(url)} does not have {url.path[:MAX_SHOWN_PATH]} (HTTP {status})")
     retryable = status in (408, 425, 429) or status >= 500
-    message = f"{url.host} answers HTTP {status} for {url.path[:MAX_SHOWN_PATH]}"
+    message = f"{place(url)} answers HTTP {status} for {url.path[:MAX_SHOWN_PATH]}"
     return NetworkError(message, retryable=retryable, retry_after=wait)
 
 
@@ -54,16 +61,18 @@ def from_failure(error: Exception, url: URL) -> NetworkError:
     if isinstance(error, aiohttp.ClientConnectorCertificateError | ssl.SSLCertVerificationError):
         problem = _QUERY.sub("", str(getattr(error, "certificate_error", error)))[:200]
         return NetworkError(
-            f"the certificate of {url.host} is not trusted ({problem}); if an authority of your own signed it, name "
+            f"the certificate of {place(url)} is not trusted ({problem}); if an authority of your own signed it, name "
             f"the file with that authority's certificate in {CA_FILE}",
             retryable=False,
         )
     if isinstance(error, TimeoutError):
-        return NetworkError(f"{url.host} sent nothing in time")
+        return NetworkError(f"{place(url)} sent nothing in time")
     if isinstance(error, aiohttp.ClientProxyConnectionError):
-        return NetworkError(f"the proxy on the way to {url.host} cannot be reached")
+        return NetworkError(f"the proxy on the way to {place(url)} cannot be reached")
     if isinstance(error, aiohttp.ClientHttpProxyError):
-        return NetworkError(f"the proxy on the way to {url.host} answers HTTP {error.status}")
+        return NetworkError(f"the proxy on the way to {place(url)} answers HTTP {error.status}")
     if isinstance(error, aiohttp.ClientConnectorError):
-        return NetworkError(f"{url.host} cannot be reached: {error.strerror or type(error.os_error).__name__}")
-    return NetworkError(f"{url.host}: {type(error).__name__}: {_QUERY.sub('', str(error))[:300]}")
+        if isinstance(error.os_error, ssl.SSLError) and error.os_error.reason in _NO_TLS:
+            return NetworkError(f"{place(url)} speaks no TLS; if that is meant, ask it by http://", retryable=False)
+        return NetworkError(f"{place(url)} cannot be reached: {error.strerror or type(error.os_error).__name__}")
+    return NetworkError(f"{place(url)}: {type(error).__name__}: {_QUERY.sub('', str(error))[:300]}")
