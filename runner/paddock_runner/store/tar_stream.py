@@ -73,7 +73,7 @@ class Member:
             return b""
         data = self._stream.read(wanted)
         if not data:
-            raise _cut(f"{self.name}, {self.left} bytes before the end of that file")
+            raise _cut(f"in {self.name}, {self.left} bytes before the end of that file")
         self.left -= len(data)
         return data
 
@@ -133,13 +133,13 @@ def _exactly(stream: BinaryIO, size: int) -> bytes:
     while len(data) < size:
         piece = stream.read(size - len(data))
         if not piece:
-            raise _cut("its table of files" if data else "a file's header is due")
+            raise _cut("in its table of files" if data else "where another file should begin")
         data += piece
     return data
 
 
 def _cut(where: str) -> InvalidBundleError:
-    return InvalidBundleError(f"the archive ends early, in {where}; copy it again")
+    return InvalidBundleError(f"the archive ends early, {where}; copy it again")
 
 
 def _check_name(name: str, seen: set[str]) -> None:
