@@ -83,10 +83,9 @@ def child(
 ) -> Iterator[subprocess.Popen[str]]:
     """A process that downloads one file and prints `done`; killed at the end if it still runs.
 
-    It counts what it takes in the file `meter`, as `tests.support.download_child` says.
+    It counts what it takes in the file `meter` of its own, as `tests.support.download_child` says.
     """
-    place = meter or store.with_name(f"{store.name}.meter")
-    spec = {"store": str(store), "url": url, "digest": digest.hex, "size": size, "meter": str(place)}
+    spec = {"store": str(store), "url": url, "digest": digest.hex, "size": size, "meter": str(meter or "")}
     command = [sys.executable, "-m", "tests.support.download_child", json.dumps(spec)]
     names = os.environ | environment(url.split("/")[2], connections)
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=names) as process:

@@ -37,6 +37,8 @@ class FaultServer:
     heads: list[dict[str, str]] = field(default_factory=list)
     host: str = ""
     sent: int = 0
+    answering: int = 0
+    """Answers that are under way."""
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
     @property
@@ -55,7 +57,12 @@ class FaultServer:
         with self._lock:
             self.heads.append(dict(request.headers))
             action = self.script.pop(0) if len(self.script) > 1 else self.script[0]
-        action(self, request)
+            self.answering += 1
+        try:
+            action(self, request)
+        finally:
+            with self._lock:
+                self.answering -= 1
 
     def count(self, bytes_sent: int) -> None:
         with self._lock:

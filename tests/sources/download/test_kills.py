@@ -70,6 +70,8 @@ def test_a_kill_costs_a_chunk_per_connection(tmp_path: Path, part: int) -> None:
             if store.blob_path(server.digest).exists():
                 store.blob_path(server.digest).unlink()
                 proved = 0
+        # What a dead child asked for is sent until the server notices.
+        until_sync(lambda: not server.answering, 10)
         server.rate, sent = 0.0, server.sent
         asyncio.run(Pull(store, server.url, server.digest, SIZE).run())
         assert store.blob_path(server.digest).read_bytes() == data
