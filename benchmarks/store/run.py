@@ -1,4 +1,4 @@
-"""What a download costs: `python -m benchmarks.store.run [--gigabytes 2]`; writes report.md beside this file.
+"""What a download costs: `python -m benchmarks.store.run [--gigabytes 2] [--ollama]`; the table goes to report.md.
 
 Random bytes over loopback from a process of its own into a store on the disk of `--folder`. Every round also hashes
 the same bytes on one core and writes them to the same disk, so that a noisy machine disturbs all sides alike.
@@ -27,6 +27,7 @@ from pathlib import Path
 
 from benchmarks.common import Row
 from benchmarks.run import HEADER, cpu_model
+from benchmarks.store.stock import against_stock
 
 from paddock_runner.core.digest import Digest
 from paddock_runner.core.manifest import build_manifest, layer
@@ -218,11 +219,11 @@ def reopen(folder: Path) -> Row:
     return Row(f"re-open a store of {BLOBS} blobs", f"{figure:.1f} ms", "nothing hashed", figure, 50, " ms", False)
 
 
-def report(rows: list[Row], gigabytes: float, rounds: int) -> str:
+def report(rows: list[Row], words: str) -> str:
     head = (
         "# What a download costs\n\n"
         f"{datetime.datetime.now(datetime.UTC).date()}, {cpu_model()}, {os.cpu_count()} cores, Python "
-        f"{platform.python_version()}. `python -m benchmarks.store.run --gigabytes {gigabytes:g} --rounds {rounds}`; "
+        f"{platform.python_version()}. `python -m benchmarks.store.run {words}`; "
         "medians of interleaved rounds, server and client on the same machine.\n\n"
     )
     return head + HEADER + "".join(row.markdown() for row in rows)
@@ -233,6 +234,7 @@ def main() -> None:
     parser.add_argument("--gigabytes", type=float, default=2.0)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--kills", type=int, default=KILLS)
+    parser.add_argument("--ollama", action="store_true", help="also pull with the real ollama, built from source once")
     parser.add_argument("--folder", type=Path, default=Path("build"), help="a folder on the disk to measure")
     arguments = parser.parse_args()
     arguments.folder.mkdir(exist_ok=True)
@@ -248,7 +250,9 @@ def main() -> None:
             single_flight(source, folder),
             reopen(folder),
         ]
-    text = report(rows, arguments.gigabytes, arguments.rounds)
+        if arguments.ollama:
+            rows += against_stock(Path(fast), folder, arguments.rounds)
+    text = report(rows, " ".join(sys.argv[1:]))
     REPORT.write_text(text)
     print(text)
 
