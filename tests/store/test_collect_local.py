@@ -349,7 +349,7 @@ def test_times_to_come_protect_nothing_for_ever(store: Store, ahead: float) -> N
 def test_leftovers_go_by_age_unless_somebody_writes_them(store: Store) -> None:
     folder = store.path / "blobs"
     folder.mkdir(parents=True)
-    (store.path / "manifests").mkdir()
+    (store.path / "manifests").mkdir(exist_ok=True)
     names = ["partial-" + "1" * 64, "partial-" + "1" * 64 + ".journal", "partial-" + "2" * 64, "tmp-x"]
     for name in names:
         (folder / name).write_text("x")
@@ -384,7 +384,7 @@ def test_what_is_known_of_files_goes_with_their_blobs(store: Store, tmp_path: Pa
     file.write_bytes(b"bytes")
     place(store, file, None, "Copy", None, None)
     assert known_digest(store, file.stat()) == Digest.of(b"bytes")
-    (store.path / "manifests").mkdir()
+    (store.path / "manifests").mkdir(exist_ok=True)
     collect(store, set(), 0)
     assert list((store.path / ".paddock" / "known").iterdir()) == []
 

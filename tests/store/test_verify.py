@@ -252,7 +252,7 @@ def test_journals_go_with_their_blobs(store: Store) -> None:
     download(store, data, range(0, len(data), STEP))
     kept = kept_journal(store.path / "blobs", Digest.of(data))
     assert kept.is_file()
-    (store.path / "manifests").mkdir()
+    (store.path / "manifests").mkdir(exist_ok=True)
     collect(store, set(), 3600)
     assert kept.is_file()
     collect(store, set(), 0)

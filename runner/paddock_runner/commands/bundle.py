@@ -23,7 +23,7 @@ from paddock_runner.core.names import PIN_HOST, InvalidNameError, ModelName
 from paddock_runner.parent import die_with_parent
 from paddock_runner.store.bundle import export
 from paddock_runner.store.bundle_import import import_
-from paddock_runner.store.errors import CacheUnusableError, NotFoundError, StoreError
+from paddock_runner.store.errors import NotFoundError, StoreError, from_os_error
 from paddock_runner.store.files import os_errors, sync_folder, temporary_name
 from paddock_runner.store.manifests import StoredManifest
 from paddock_runner.store.model import LayerProgress
@@ -47,7 +47,7 @@ def export_main(argv: Sequence[str]) -> int:
     # The default action would leave half a file behind.
     signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(EXIT_TERMINATED))
     say = _saying(sys.stderr if arguments.output == STANDARD else sys.stdout)
-    return _run(lambda: _export(arguments, say), say)
+    return _run(lambda: _export(arguments, say), say, arguments.models)
 
 
 def import_main(argv: Sequence[str]) -> int:
@@ -57,7 +57,7 @@ def import_main(argv: Sequence[str]) -> int:
     parser.add_argument("file", metavar="FILE.tar|-")
     arguments = parser.parse_args(argv)
     say = _saying(sys.stdout)
-    return _run(lambda: _import(arguments, say), say)
+    return _run(lambda: _import(arguments, say), say, arguments.models)
 
 
 def _saying(where: TextIO) -> Say:
@@ -68,13 +68,16 @@ def _saying(where: TextIO) -> Say:
     return say
 
 
-def _run(work: Callable[[], None], say: Say) -> int:
+def _run(work: Callable[[], None], say: Say, models: Path) -> int:
     die_with_parent()
     logs.setup("bundle")
     try:
         work()
     except StoreError as error:
         return _fail(say, str(error), error.reason)
+    except OSError as error:
+        typed = from_os_error(error, "using", models)
+        return _fail(say, str(typed), typed.reason)
     except InvalidNameError as error:
         return _fail(say, str(error), "InvalidName")
     say({"status": "success"})
@@ -103,7 +106,7 @@ def _export(arguments: argparse.Namespace, say: Say) -> None:
     names = [_name(text) for text in arguments.names]
     store = Store(arguments.models)
     if arguments.output == STANDARD:
-        with _other_side("standard output"):
+        with _other_side("writing", Path("standard output")):
             found = export(store, names, sys.stdout.buffer.write, _telling(say, "exporting"))
             sys.stdout.buffer.flush()
     else:
@@ -115,7 +118,7 @@ def _export(arguments: argparse.Namespace, say: Say) -> None:
 def _import(arguments: argparse.Namespace, say: Say) -> None:
     store = Store(arguments.models)
     with contextlib.ExitStack() as stack:
-        stack.enter_context(_other_side(f"the bundle {arguments.file}"))
+        stack.enter_context(_other_side("reading", Path(arguments.file)))
         stream: BinaryIO = sys.stdin.buffer
         if arguments.file != STANDARD:
             stream = stack.enter_context(open(arguments.file, "rb"))
@@ -136,14 +139,14 @@ def _name(text: str) -> ModelName:
 
 
 @contextlib.contextmanager
-def _other_side(what: str) -> Iterator[None]:
+def _other_side(doing: str, path: Path) -> Iterator[None]:
     """OSErrors of the other side of the copy; those of the store are typed already."""
     try:
         yield
     except FileNotFoundError:
-        raise NotFoundError(f"{what} does not exist") from None
+        raise NotFoundError(f"{path} does not exist") from None
     except OSError as error:
-        raise CacheUnusableError(f"{what}: {error.strerror or error}") from error
+        raise from_os_error(error, doing, path) from error
 
 
 @contextlib.contextmanager

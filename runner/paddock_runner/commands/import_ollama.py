@@ -38,8 +38,8 @@ def main(argv: Sequence[str]) -> int:
     try:
         source = Store(arguments.source.resolve(), read_only=True)
         return import_models(Store(arguments.models), source, arguments.names)
-    except StoreError as error:
-        say(_failure(error, None))
+    except (StoreError, OSError) as failure:
+        say(_failure(_typed(failure, arguments.models), None))
     except InvalidNameError as error:
         say({"error": str(error), "reason": "InvalidName"})
     return EXIT_FAILED
@@ -69,14 +69,17 @@ def import_models(store: Store, source: Store, names: Sequence[str]) -> int:
         try:
             done.update(_import(store, source, item))
         except (StoreError, OSError) as failure:
-            error = failure if isinstance(failure, StoreError) else from_os_error(failure, "importing", source.path)
-            say(_failure(error, item if isinstance(item, ModelName) else item.name))
+            say(_failure(_typed(failure, source.path), item if isinstance(item, ModelName) else item.name))
             done["failed"] += 1
     say({"status": "success" if not done["failed"] else "incomplete", **{key: done[key] for key in _COUNTED}})
     return EXIT_FAILED if done["failed"] else 0
 
 
 _COUNTED = ("imported", "failed", "linked", "cloned", "copied", "held")
+
+
+def _typed(error: StoreError | OSError, folder: Path) -> StoreError:
+    return error if isinstance(error, StoreError) else from_os_error(error, "importing", folder)
 
 
 def _failure(error: StoreError, name: ModelName | None) -> dict[str, Any]:

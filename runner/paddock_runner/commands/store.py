@@ -102,7 +102,9 @@ def _create(store: Store, arguments: argparse.Namespace) -> None:
         with arguments.file.open("rb") as stream:
             data = stream.read(MAX_MODELFILE_BYTES + 1)
     except OSError as error:
-        raise ModelfileError(0, f"cannot read {arguments.file}: {error.strerror}") from None
+        raise ModelfileError(
+            0, f"cannot read {arguments.file}: {error.strerror}; look at that file, then try again"
+        ) from None
     modelfile = parse_modelfile(data)
     for warning in modelfile.warnings:
         _print({"status": f"warning: {warning}"})

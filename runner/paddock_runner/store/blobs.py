@@ -18,7 +18,13 @@ from pathlib import Path
 from typing import BinaryIO
 
 from paddock_runner.core.digest import Digest
-from paddock_runner.store.errors import CacheUnusableError, DigestMismatchError, NotFoundError, StoreError
+from paddock_runner.store.errors import (
+    CacheUnusableError,
+    DigestMismatchError,
+    NotFoundError,
+    StoreError,
+    from_os_error,
+)
 from paddock_runner.store.files import atomic_write, open_regular, os_errors, read_bounded, require_space
 from paddock_runner.store.locks import try_lock
 from paddock_runner.store.writer import CHUNK_BYTES, PARTIAL, TEMPORARY, BlobWriter, Check, Draft
@@ -71,7 +77,7 @@ class Blobs:
         except FileNotFoundError:
             raise NotFoundError(f"the blob {digest} is not in the model folder") from None
         except OSError as error:
-            raise CacheUnusableError(f"cannot inspect {path}: {error.strerror}") from error
+            raise from_os_error(error, "inspecting", path) from error
         if not stat.S_ISREG(status.st_mode):
             raise CacheUnusableError(f"{path} is not a regular file; move it away")
         return status

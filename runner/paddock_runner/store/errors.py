@@ -87,10 +87,29 @@ class ReadOnlyError(CacheUnusableError):
     pass
 
 
+_FULL = {
+    errno.ENOSPC: "no space is left; free some space or use another folder",
+    errno.EDQUOT: "the quota is used up; free some space, raise the quota or use another folder",
+}
+_FORBIDDEN = {
+    errno.EROFS: "the file system is read-only; mount it writable or use another folder",
+    errno.EACCES: "this user may not; change the owner or the mode, or use another folder",
+    errno.EPERM: "this user may not; change the owner or the mode, or use another folder",
+}
+_OTHER = {
+    errno.EIO: "the disk fails (Input/output error); see the kernel's log, then run paddock verify",
+    errno.ELOOP: "a symbolic link is in its place; move it away",
+    errno.EISDIR: "a folder is in its place; move it away",
+    errno.ENOTDIR: "a file is in the place of a folder; move it away",
+    errno.EMFILE: "too many files are open; raise the limit (ulimit -n)",
+    errno.ENOLCK: "the file system gives no lock; mount it with locks or use another folder",
+}
+
+
 def from_os_error(error: OSError, doing: str, path: Path) -> StoreError:
-    """The typed error for an OSError met while `doing` something to `path`."""
-    if error.errno in (errno.ENOSPC, errno.EDQUOT):
-        return NoSpaceError(f"no space left while {doing} {path}; free some space or use another folder")
-    if error.errno in (errno.EROFS, errno.EACCES, errno.EPERM):
-        return ReadOnlyError(f"the model folder cannot be written or read by this user ({doing} {path})")
-    return CacheUnusableError(f"{doing} {path} failed: {error.strerror or error}")
+    """The typed error for an OSError met while `doing` something to `path`; it says what to do about it."""
+    number = error.errno or 0
+    for kind, words in ((NoSpaceError, _FULL), (ReadOnlyError, _FORBIDDEN), (CacheUnusableError, _OTHER)):
+        if number in words:
+            return kind(f"{doing} {path} failed: {words[number]}")
+    return CacheUnusableError(f"{doing} {path} failed: {error.strerror or error}; look at that path, then try again")

@@ -15,7 +15,7 @@ from pathlib import Path
 from paddock_runner.core.digest import Digest
 from paddock_runner.core.manifest import MAX_MANIFEST_BYTES, InvalidManifestError, Manifest, parse_manifest
 from paddock_runner.core.names import PIN_HOST, InvalidNameError, ModelName
-from paddock_runner.store.errors import CacheUnusableError, NotFoundError, StoreError
+from paddock_runner.store.errors import CacheUnusableError, NotFoundError, StoreError, from_os_error
 from paddock_runner.store.files import atomic_write, os_errors, read_bounded, sync_folder
 
 log = logging.getLogger(__name__)
@@ -77,7 +77,7 @@ class Manifests:
             # Removed since it was read, so it is no corrupt one.
             raise NotFoundError(f"model {str(name)!r} not found") from None
         except OSError as error:
-            raise CacheUnusableError(f"cannot inspect {path}: {error.strerror}") from error
+            raise from_os_error(error, "inspecting", path) from error
         return StoredManifest(stored, Digest.of(data), data, manifest, modified_at)
 
     def names(self) -> Iterator[ModelName]:
@@ -143,7 +143,7 @@ def _folders(folder: Path) -> list[Path]:
     except (FileNotFoundError, NotADirectoryError):
         return []
     except OSError as error:
-        raise CacheUnusableError(f"cannot list {folder}: {error.strerror}") from error
+        raise from_os_error(error, "listing", folder) from error
 
 
 def _tags(folder: Path) -> Iterator[ModelName]:
@@ -154,7 +154,7 @@ def _tags(folder: Path) -> Iterator[ModelName]:
         # A collector or a delete emptied it a moment ago.
         return
     except OSError as error:
-        raise CacheUnusableError(f"cannot list {folder}: {error.strerror}") from error
+        raise from_os_error(error, "listing", folder) from error
     for tag in files:
         with contextlib.suppress(InvalidNameError):
             yield ModelName(folder.name, tag, folder.parent.name, folder.parent.parent.name)

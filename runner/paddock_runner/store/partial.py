@@ -78,7 +78,7 @@ class PartialBlob(Draft):
     # Opening and closing
 
     def __enter__(self) -> Self:
-        make_folder(self._folder)
+        self._make_folder()
         self._handle = self._open(self.path, 0)
         self._direct = DirectWriter(self._handle)
         try:

@@ -26,7 +26,7 @@ from paddock_runner.store.errors import (
     ReadOnlyError,
     SizeMismatchError,
 )
-from paddock_runner.store.files import CREATE, make_folder, open_regular, os_errors, sync_folder
+from paddock_runner.store.files import CREATE, open_regular, os_errors, sync_folder
 from paddock_runner.store.known import facts_of, known_digest, remember
 from paddock_runner.store.locks import try_lock
 from paddock_runner.store.store import Store
@@ -220,7 +220,7 @@ class _PreparedWriter(BlobWriter):
         self._sealed: dict[str, int] = {}
 
     def __enter__(self) -> Self:
-        make_folder(self._folder)
+        self._make_folder()
         with os_errors("creating", self.path):
             try:
                 self._file = self._method(self._source.handle, self.path)

@@ -43,6 +43,12 @@ class Draft:
     def _digest_now(self) -> Digest:
         raise NotImplementedError
 
+    def _make_folder(self) -> None:
+        if not self._folder.is_dir():
+            # First: a collector takes blobs without that folder for a loss of all names.
+            make_folder(self._folder.parent / "manifests")
+            make_folder(self._folder)
+
     def _open(self, path: Path, flags: int) -> int:
         """Open `path` for writing under a lock, which tells a sweeper that it has a living owner."""
         with os_errors("creating", path):
@@ -111,7 +117,7 @@ class BlobWriter(Draft):
         return Digest(self._hash.hexdigest())
 
     def __enter__(self) -> Self:
-        make_folder(self._folder)
+        self._make_folder()
         self._handle = self._open(self.path, os.O_EXCL)
         return self
 
