@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import signal
 import stat
@@ -26,6 +27,7 @@ from paddock_runner.commands import events
 from paddock_runner.commands.events import PROGRESS_SECONDS, Progress
 from paddock_runner.core.digest import Digest
 from paddock_runner.core.names import PIN_HOST
+from paddock_runner.sources.download.blob import DEFAULTS
 from paddock_runner.store.collect import collect
 from paddock_runner.store.store import Store
 
@@ -294,12 +296,17 @@ def test_sigterm_ends_a_pull_at_once_and_the_next_goes_on(models: Path, server: 
         pull.process.send_signal(signal.SIGTERM)
         assert pull.process.wait(5) == 75
         assert (pull.verdict["reason"], pull.verdict["retryable"]) == ("Interrupted", True)
+    # A piece that was written but not yet recorded when the end came is fetched again: at most a chunk.
     held = partial.stat().st_size
     server.go.set()
     with pulling(models, http(server), PADDOCK_ALLOW_INSECURE_HOSTS=server.host) as pull:
         code, lines, errors = pull.end()
     assert (code, lines[-1]["event"]) == (0, "result"), errors
-    assert server.ranges == [None, f"bytes={held}-"]
+    first, second = server.ranges
+    asked = re.fullmatch(r"bytes=(\d+)-", second or "")
+    assert first is None
+    assert asked is not None
+    assert 0 <= held - int(asked[1]) <= DEFAULTS.chunk_bytes
     assert not partial.exists()
 
 
