@@ -131,8 +131,9 @@ class Context:
 
     def serve_config(self, *, slots: int, context: int) -> Path:
         engine = {
-            "mode": "generate", "contextLength": context, "slots": slots, "cells": context * slots, "sequences": slots,
-            "batch": 512, "prefixBytes": 0,
+            "mode": "generate", "contextLength": context, "slots": slots, "cells": context * slots,
+            "sequences": min(slots + 16, 256),
+            "batch": 512, "prefixBytes": 256 << 20,
             "typeK": "f16", "typeV": "f16", "flashAttention": "auto", "mmap": True, "mlock": False, "gpuLayers": 0,
             "threads": 0,
         }  # fmt: skip

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import socket
@@ -55,6 +56,16 @@ class Ollama:
         """Push over plain HTTP; returns the status words."""
         return [line["status"] for line in self.stream("/api/push", {"model": name, "insecure": True})]
 
+    def add_blob(self, path: Path) -> str:
+        """Upload a file; returns its digest."""
+        with path.open("rb") as file:
+            digest = f"sha256:{hashlib.file_digest(file, 'sha256').hexdigest()}"
+            file.seek(0)
+            answer = httpx.post(f"{self.url}/api/blobs/{digest}", content=file, timeout=ANSWER_SECONDS)
+        if answer.status_code != 201:
+            raise StockError(answer.text)
+        return digest
+
     def copy(self, source: str, target: str) -> None:
         self.ask("POST", "/api/copy", {"source": source, "destination": target})
 
@@ -82,12 +93,13 @@ def free_port() -> int:
 
 
 @contextmanager
-def serving(program: Path, home: Path, models: Path) -> Iterator[Ollama]:
-    """Run `program serve`; its log is in `home`."""
+def serving(program: Path, home: Path, models: Path, **environment: str) -> Iterator[Ollama]:
+    """Run `program serve` with more variables in its environment; its log is in `home`."""
     home.mkdir(parents=True, exist_ok=True)
     host = f"127.0.0.1:{free_port()}"
     keep = {key: value for key, value in os.environ.items() if not key.startswith(("OLLAMA_", "GGML_", "LLAMA_"))}
     env = keep | {"HOME": str(home), "OLLAMA_MODELS": str(models), "OLLAMA_HOST": host, "OLLAMA_NO_CLOUD": "1"}
+    env |= environment
     with open(home / "log", "ab") as log:
         process = subprocess.Popen([program, "serve"], env=env, stdout=log, stderr=log)
         try:
