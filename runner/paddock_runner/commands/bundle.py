@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any, BinaryIO, TextIO
 
 from paddock_runner import logs
+from paddock_runner.commands.events import printable
 from paddock_runner.core.digest import Digest
 from paddock_runner.core.names import PIN_HOST, InvalidNameError, ModelName
 from paddock_runner.parent import die_with_parent
@@ -62,7 +63,7 @@ def import_main(argv: Sequence[str]) -> int:
 
 def _saying(where: TextIO) -> Say:
     def say(event: Mapping[str, Any]) -> None:
-        where.write(json.dumps(event, ensure_ascii=False) + "\n")
+        where.write(printable(json.dumps(event, ensure_ascii=False)) + "\n")
         where.flush()
 
     return say

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from paddock_runner import logs
-from paddock_runner.commands.events import read_input
+from paddock_runner.commands.events import printable, read_input
 from paddock_runner.core.engine_record import MAX_SEQUENCES, EngineRecord, EngineRecordError
 from paddock_runner.core.manifest import InvalidManifestError, strict_json
 from paddock_runner.core.memory import estimate
@@ -199,7 +199,7 @@ def _given(value: int | None, default: int) -> int:
 
 def print_line(value: Mapping[str, Any]) -> None:
     """One line of JSON on stdout."""
-    sys.stdout.write(json.dumps(value, ensure_ascii=False) + "\n")
+    sys.stdout.write(printable(json.dumps(value, ensure_ascii=False)) + "\n")
     sys.stdout.flush()
 
 

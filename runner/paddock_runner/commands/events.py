@@ -72,7 +72,12 @@ class Progress:
 
 def encoded(event: Mapping[str, Any]) -> str:
     """The event as one line of JSON, without the line's end."""
-    return json.dumps(event, ensure_ascii=False, separators=(",", ":"))
+    return printable(json.dumps(event, ensure_ascii=False, separators=(",", ":")))
+
+
+def printable(line: str) -> str:
+    """`line` as it can be written in UTF-8: names of files and headers of servers may hold bytes that are no text."""
+    return line.encode("utf-8", "backslashreplace").decode()
 
 
 def say(event: Mapping[str, Any]) -> None:
@@ -120,7 +125,7 @@ def _print(line: str) -> None:
 def _fitting(event: Mapping[str, Any]) -> str:
     line = encoded(event)
     text = str(event.get("message", ""))
-    while len(line.encode("utf-8", "surrogateescape")) > MAX_VERDICT_BYTES and text:
+    while len(line.encode()) > MAX_VERDICT_BYTES and text:
         text = text[: len(text) * 3 // 4]
         line = encoded({**event, "message": f"{text}…"})
     return line

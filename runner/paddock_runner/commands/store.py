@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from paddock_runner import logs
+from paddock_runner.commands.events import printable
 from paddock_runner.commands.store_verify import verify_command
 from paddock_runner.core.digest import Digest
 from paddock_runner.core.modelfile import MAX_MODELFILE_BYTES, Modelfile, ModelfileError, parse_modelfile
@@ -80,7 +81,7 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _print(value: Mapping[str, Any]) -> None:
-    sys.stdout.write(json.dumps(value, ensure_ascii=False) + "\n")
+    sys.stdout.write(printable(json.dumps(value, ensure_ascii=False)) + "\n")
     sys.stdout.flush()
 
 

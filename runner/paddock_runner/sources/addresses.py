@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ipaddress
 import os
+import re
 import socket
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -23,6 +24,24 @@ MAX_ADDRESSES = 16
 MAX_URL_CHARACTERS = 8192
 
 _NAT64 = ipaddress.IPv6Network("64:ff9b::/96")
+_NOT_PUBLIC = tuple(
+    map(
+        ipaddress.ip_network,
+        (
+            # Python's own list changes from version to version; these are named here. Metadata services among them.
+            "192.0.0.0/24",
+            "192.88.99.0/24",
+            "168.63.129.16/32",
+            "64:ff9b:1::/48",
+            "100::/64",
+            "2001::/23",
+            "3fff::/20",
+            "5f00::/16",
+            "fec0::/10",
+        ),
+    )
+)
+_NAME = re.compile(r"(?=.{1,254}$)[A-Za-z0-9_-]{1,63}(\.[A-Za-z0-9_-]{1,63})*\.?")
 
 Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 
@@ -37,6 +56,8 @@ def is_public(text: str) -> bool:
 
 
 def _is_global(address: Address) -> bool:
+    if any(address in network for network in _NOT_PUBLIC):
+        return False
     return address.is_global and not (address.is_multicast or address.is_reserved or address.is_unspecified)
 
 
@@ -71,6 +92,8 @@ class HostRules:
             raise SourceUnsupportedError("the URL must be https://host/path, at most 8192 characters")
         if url.user is not None or url.password is not None:
             raise SourceUnsupportedError("the URL must not hold credentials")
+        if not _is_host(url.raw_host or ""):
+            raise SourceUnsupportedError(f"the URL's host {url.raw_host!r:.80} is neither a name nor an address")
         if self.lists(url.host, url.port):
             return
         if url.scheme != "https":
@@ -82,6 +105,12 @@ class HostRules:
         """Raise ForbiddenAddressError unless `address` is public."""
         if not is_public(address):
             raise ForbiddenAddressError(f"{host} has the address {address}, which is not public; list it in {VARIABLE}")
+
+
+def _is_host(host: str) -> bool:
+    """Whether it is an address, or a name that a resolver may be asked for."""
+    # What is made of digits and is no address would be given to the C library without being judged.
+    return _literal(host) is not None or (_NAME.fullmatch(host) is not None and not host.replace(".", "").isdecimal())
 
 
 def _literal(host: str) -> str | None:

@@ -212,6 +212,9 @@ def _realm(challenge: Challenge) -> str:
 def _check_realm(realm: str, origin: str, others: Collection[str]) -> None:
     """Credentials stay on the host that they were given for."""
     host, own = urlsplit(realm).netloc.lower(), urlsplit(origin).netloc.lower()
+    # The same words, but without a port they mean another one.
+    if host == own and urlsplit(realm).scheme != urlsplit(origin).scheme:
+        raise UnauthorizedError(f"the registry {own} names a token server by another scheme, which gets no credentials")
     if host != own and host not in others:
         raise UnauthorizedError(
             f"the registry {own} sends to a token server on another host ({host[:255]}), which gets no credentials; if "

@@ -62,7 +62,23 @@ def parse_url(text: str) -> URL:
 
     Raises ValueError.
     """
-    return URL(text, encoded=_PLAIN.fullmatch(text) is not None).with_fragment(None)
+    url = URL(text, encoded=_PLAIN.fullmatch(text) is not None).with_fragment(None)
+    # Parsed when they are asked for, and only then refused.
+    _ = url.port, url.host
+    return url
+
+
+def address_of(base: str, location: str) -> str:
+    """The absolute address that a server names by `location` in its answer from `base`. Raises NetworkError."""
+    return str(next_url(_first(base), location))
+
+
+def origin_of(text: str) -> URL:
+    """The origin of a URL. Raises SourceUnsupportedError."""
+    try:
+        return parse_url(text).origin()
+    except ValueError:
+        raise SourceUnsupportedError(f"{text[:200]!r} is no address of a server") from None
 
 
 def _first(text: str) -> URL:
@@ -79,7 +95,7 @@ def next_url(url: URL, location: str) -> URL:
             raise ValueError
         return url.join(parse_url(location))
     except ValueError:
-        raise NetworkError(f"{url.host} redirects to something that is no URL", retryable=False) from None
+        raise NetworkError(f"{url.host} sends to something that is no URL", retryable=False) from None
 
 
 async def read_body(response: aiohttp.ClientResponse, limit: int) -> bytes:

@@ -11,7 +11,6 @@ import asyncio
 import json
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass
-from urllib.parse import urljoin
 
 from paddock_runner.core.digest import Digest
 from paddock_runner.core.manifest import MANIFEST_TYPE, MAX_MANIFEST_BYTES, Layer
@@ -19,6 +18,7 @@ from paddock_runner.core.names import ModelName
 from paddock_runner.core.oci import MANIFEST_TYPES
 from paddock_runner.core.oci_reference import InvalidReferenceError, OciReference, repository_of
 from paddock_runner.sources.errors import NetworkError, SourceUnsupportedError
+from paddock_runner.sources.messages import address_of
 from paddock_runner.sources.transport import Transport
 from paddock_runner.sources.upload import MAX_ANSWER_BYTES, Upload
 from paddock_runner.store.bundle import read_blob
@@ -123,7 +123,7 @@ class _Push:
         location = answer.headers.get("Location")
         if not location:
             raise NetworkError(f"{self.target.host} opened an upload without a Location", retryable=False)
-        return urljoin(base, location)
+        return address_of(base, location)
 
     async def manifest(self, stored: StoredManifest) -> None:
         """Put the manifest under the reference's tag (else its digest) and make sure that this is what is there now."""

@@ -9,12 +9,12 @@ from __future__ import annotations
 import asyncio
 from dataclasses import dataclass
 from typing import Protocol
-from urllib.parse import urljoin
 
 from paddock_runner.core.digest import Digest
 from paddock_runner.core.manifest import MANIFEST_TYPE, OCI_MANIFEST_TYPE, Layer
 from paddock_runner.core.names import ModelName, Reference
 from paddock_runner.sources.errors import NetworkError
+from paddock_runner.sources.messages import address_of
 from paddock_runner.sources.transport import Transport
 from paddock_runner.sources.upload import MAX_ANSWER_BYTES, MIN_PART_BYTES, PAUSE_SECONDS, TAKEN, Upload
 from paddock_runner.store.errors import DigestMismatchError, SizeMismatchError
@@ -120,7 +120,7 @@ class Push:
         location = answer.headers.get("Docker-Upload-Location") or answer.headers.get("Location")
         if not location:
             raise NetworkError(f"{self.target.name.host} opened an upload without a Location", retryable=False)
-        return urljoin(base, location)
+        return address_of(base, location)
 
     async def _begin(self) -> str:
         return await self._open() or ""

@@ -15,7 +15,7 @@ from paddock_runner.store.gguf import GGUFHeader, read_gguf_from
 
 MAX_BYTES = 64 << 20
 READ_SECONDS = 120.0
-_TOTAL = re.compile(r"bytes \d+-\d+/(\d{1,15})")
+_PART = re.compile(r"bytes ([0-9]{1,15})-[0-9]{1,15}/([0-9]{1,15})")
 
 
 class RemoteFile:
@@ -54,7 +54,9 @@ async def _range(transport: Transport, url: str, offset: int, size: int) -> tupl
     """(bytes, size of the whole file)."""
     headers = {"Range": f"bytes={offset}-{offset + size - 1}"}
     answer = await transport.read(url, limit=size, headers=headers, ok=(206,))
-    total = _TOTAL.fullmatch(answer.headers.get("Content-Range", ""))
-    if total is None:
+    part = _PART.fullmatch(answer.headers.get("Content-Range", ""))
+    if part is None:
         raise NetworkError("the server does not say how large the file is; pull the model to look at it")
-    return answer.body, int(total[1])
+    if int(part[1]) != offset:
+        raise NetworkError(f"the server sends bytes from {part[1]} on instead of {offset}", retryable=False)
+    return answer.body, int(part[2])

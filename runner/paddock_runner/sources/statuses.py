@@ -31,17 +31,27 @@ def place(url: URL) -> str:
 
 def shown(url: URL) -> str:
     """A URL for people: server and path."""
-    return f"{place(url)}{url.path[:MAX_SHOWN_PATH]}"
+    return f"{place(url)}{path_of(url)}"
+
+
+def path_of(url: URL) -> str:
+    """The path of a URL for people. A server chooses it by a redirect: what a terminal would obey is not repeated."""
+    return plain(url.path[:MAX_SHOWN_PATH])
+
+
+def plain(text: str) -> str:
+    """`text` with a question mark in the place of every character that cannot be printed."""
+    return "".join(letter if letter.isprintable() else "?" for letter in text)
 
 
 def from_status(status: int, url: URL, wait: float) -> StoreError:
     """UnauthorizedError, NotFoundError or NetworkError (with `wait` seconds) for a status nobody wanted."""
     if status in (401, 403):
-        return UnauthorizedError(f"{place(url)} refuses {url.path[:MAX_SHOWN_PATH]} (HTTP {status})")
+        return UnauthorizedError(f"{place(url)} refuses {path_of(url)} (HTTP {status})")
     if status in (404, 410):
-        return NotFoundError(f"{place(url)} does not have {url.path[:MAX_SHOWN_PATH]} (HTTP {status})")
+        return NotFoundError(f"{place(url)} does not have {path_of(url)} (HTTP {status})")
     retryable = status in (408, 425, 429) or status >= 500
-    message = f"{place(url)} answers HTTP {status} for {url.path[:MAX_SHOWN_PATH]}"
+    message = f"{place(url)} answers HTTP {status} for {path_of(url)}"
     return NetworkError(message, retryable=retryable, retry_after=wait)
 
 
@@ -59,7 +69,7 @@ def retry_after(headers: Mapping[str, str]) -> float:
 def from_failure(error: Exception, url: URL) -> NetworkError:
     """The error for a connection that could not be made, or that broke."""
     if isinstance(error, aiohttp.ClientConnectorCertificateError | ssl.SSLCertVerificationError):
-        problem = _QUERY.sub("", str(getattr(error, "certificate_error", error)))[:200]
+        problem = plain(_QUERY.sub("", str(getattr(error, "certificate_error", error)))[:200])
         return NetworkError(
             f"the certificate of {place(url)} is not trusted ({problem}); if an authority of your own signed it, name "
             f"the file with that authority's certificate in {CA_FILE}",
@@ -75,4 +85,4 @@ def from_failure(error: Exception, url: URL) -> NetworkError:
         if isinstance(error.os_error, ssl.SSLError) and error.os_error.reason in _NO_TLS:
             return NetworkError(f"{place(url)} speaks no TLS; if that is meant, ask it by http://", retryable=False)
         return NetworkError(f"{place(url)} cannot be reached: {error.strerror or type(error.os_error).__name__}")
-    return NetworkError(f"{place(url)}: {type(error).__name__}: {_QUERY.sub('', str(error))[:300]}")
+    return NetworkError(f"{place(url)}: {type(error).__name__}: {plain(_QUERY.sub('', str(error))[:300])}")

@@ -23,7 +23,7 @@ from paddock_runner.sources.addresses import CheckedResolver, NamedResolver
 from paddock_runner.sources.auth import Access
 from paddock_runner.sources.challenge import Challenge, parse_challenges
 from paddock_runner.sources.errors import NetworkError, OfflineError
-from paddock_runner.sources.messages import EMPTY, Ask, Data, next_url, read_body
+from paddock_runner.sources.messages import EMPTY, Ask, Data, next_url, origin_of, read_body
 from paddock_runner.sources.network import OFFLINE, Network
 from paddock_runner.sources.statuses import from_failure, from_status, retry_after, shown
 from paddock_runner.store.errors import StoreError
@@ -55,7 +55,7 @@ class Transport:
     def __init__(self, network: Network, access: Access | None = None) -> None:
         self.network = network
         self.access = access
-        self._origin = None if access is None else URL(access.origin).origin()
+        self._origin = None if access is None else origin_of(access.origin)
         self._stack = contextlib.AsyncExitStack()
         self._sessions: dict[bool, aiohttp.ClientSession] = {}
         self._authorizing = asyncio.Lock()

@@ -14,12 +14,12 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TypeVar
-from urllib.parse import urljoin
 
 from aiohttp import ClientResponse
 
 from paddock_runner.core.digest import Digest
 from paddock_runner.sources.errors import NetworkError
+from paddock_runner.sources.messages import address_of
 from paddock_runner.sources.transport import Transport
 from paddock_runner.store.files import open_regular, os_errors
 
@@ -162,7 +162,7 @@ class Upload:
     async def _place(self, location: str) -> tuple[int, str]:
         """How many bytes the registry has, and where the upload goes on."""
         answer = await self.transport.read(location, limit=MAX_ANSWER_BYTES, ok=TAKEN)
-        following = urljoin(location, answer.headers.get("Location", location))
+        following = address_of(location, answer.headers.get("Location", location))
         return _taken(answer.headers.get("Range", "")) or 0, following
 
     async def _whole(self) -> None:
@@ -178,10 +178,10 @@ class Upload:
     async def _patch(self, location: str, part: Part, refusals: tuple[int, ...]) -> _Reply:
         headers = {"Content-Range": f"{part.offset}-{part.offset + part.size - 1}", "X-Redirect-Uploads": "1"}
         async with self._sending("PATCH", location, part, (*TAKEN, _REDIRECT, *refusals), **headers) as response:
-            target = urljoin(location, response.headers.get("Location", location))
+            target = address_of(location, response.headers.get("Location", location))
             following = response.headers.get("Docker-Upload-Location", target)
             taken = _taken(response.headers.get("Range", ""))
-            return _Reply(response.status, target, urljoin(location, following), taken)
+            return _Reply(response.status, target, address_of(location, following), taken)
 
     @asynccontextmanager
     async def _sending(

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 from paddock_runner.core.manifest import MAX_BLOB_BYTES
 from paddock_runner.sources.errors import NetworkError
+from paddock_runner.sources.statuses import plain
 from paddock_runner.store.errors import NotGGUFError
 from paddock_runner.store.gguf_tables import MAGIC
 
@@ -88,4 +89,4 @@ def check_magic(kind: str, data: bytes, headers: Mapping[str, str]) -> None:
     """Refuse early what is no GGUF file: a login page should not cost a download of 40 GB. Raises NotGGUFError."""
     if kind in GGUF_KINDS and len(data) >= len(MAGIC) and not data.startswith(MAGIC):
         content_type = headers.get("Content-Type", "no Content-Type")
-        raise NotGGUFError(data[:8], f" (the server sent {content_type[:60]})")
+        raise NotGGUFError(data[:8], f" (the server sent {plain(content_type[:60])})")

@@ -19,6 +19,7 @@ from paddock_runner.sources.download.leases import range_header
 from paddock_runner.sources.download.pace import Bucket, DownloadLimits
 from paddock_runner.sources.download.watch import Watch, Watched
 from paddock_runner.sources.errors import NetworkError
+from paddock_runner.sources.statuses import plain
 from paddock_runner.sources.transport import Transport
 
 _BUCKETS: weakref.WeakKeyDictionary[Transport, Bucket] = weakref.WeakKeyDictionary()
@@ -83,7 +84,7 @@ class Requests:
                 yield Incoming(body, strong_etag(response.headers), place, watched, response)
         except (aiohttp.ClientError, OSError) as error:
             # The message of some errors holds the whole URL, whose query may be a signature.
-            detail = str(error).partition("?")[0][:300]
+            detail = plain(str(error).partition("?")[0][:300])
             raise NetworkError(f"{self.host}: {type(error).__name__}: {detail}") from None
 
     async def pieces(self, incoming: Incoming) -> AsyncIterator[bytes]:
