@@ -1,5 +1,5 @@
 .DEFAULT_GOAL := help
-.PHONY: help quickstart test lint format bench lock docs clean cluster cluster-down images e2e interop fuzz
+.PHONY: help quickstart test lint format bench lock docs clean cluster cluster-down images e2e interop fuzz soak
 
 # Before the names of the images: operator:dev, gateway:dev, runner:dev.
 IMAGE_PREFIX ?= localhost/paddock-
@@ -54,6 +54,10 @@ fuzz: ## fuzz the GGUF check for FUZZ_SECONDS (600)
 	@python3 scripts/bootstrap.py dev
 	@.venv/bin/python -m pip install -q --require-hashes --no-deps -r requirements/fuzz.txt
 	.venv/bin/python -m fuzz.gguf -max_total_time=$${FUZZ_SECONDS:-600} $(ARGS)
+
+soak: ## random load on a real runner for SOAK_SECONDS (1800), with kills
+	@python3 scripts/bootstrap.py dev
+	SOAK_SECONDS=$${SOAK_SECONDS:-1800} .venv/bin/python -m pytest tests/soak -s $(ARGS)
 
 lock: ## refresh the hashed requirement files (needs uv)
 	scripts/lock.sh
