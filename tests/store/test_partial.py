@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import itertools
 import os
 import random
@@ -16,7 +17,7 @@ from paddock_runner.store import journal
 from paddock_runner.store.errors import CacheUnusableError, DigestMismatchError, SizeMismatchError
 from paddock_runner.store.journal import HEADER_BYTES, RECORD_BYTES, JournalFacts, Piece
 from paddock_runner.store.locks import LockTimeoutError
-from paddock_runner.store.partial import PartialBlob
+from paddock_runner.store.partial import DisturbedError, PartialBlob
 from paddock_runner.store.store import Store
 
 STEP = 1000
@@ -180,6 +181,80 @@ def test_restart_and_forget_leave_nothing(store: Store) -> None:
 def test_two_processes_do_not_write_one_partial(store: Store) -> None:
     with open_partial(store), pytest.raises(LockTimeoutError), open_partial(store):
         pass
+
+
+@pytest.fixture
+def no_locks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A file system of two machines that knows nothing of each other's locks."""
+    monkeypatch.setattr("paddock_runner.store.writer.try_lock", lambda handle: True)
+
+
+HALF = OFFSETS[: len(OFFSETS) // 2]
+REST = OFFSETS[len(OFFSETS) // 2 :]
+
+
+@pytest.mark.usefixtures("no_locks")
+@pytest.mark.parametrize("restarts", [True, False])
+def test_another_machine_without_locks_makes_no_wrong_blob(store: Store, restarts: bool) -> None:
+    with open_partial(store) as one:
+        put(one, *HALF)
+        one.advance()
+        with open_partial(store) as other:
+            if restarts:
+                other.restart()
+            other.write(REST[0], [bytes(STEP)])
+        put(one, *REST)
+        one.advance()
+        assert one.complete
+        with pytest.raises(DisturbedError, match="no locks between machines") as caught:
+            store.commit(one)
+        assert caught.value.retryable
+    assert not store.blob_path(DIGEST).exists()
+    with open_partial(store) as again:
+        while not again.complete:
+            again.advance()
+            for start, end in again.gaps():
+                again.write(start, [DATA[start:end]])
+        store.commit(again)
+    assert store.blob_path(DIGEST).read_bytes() == DATA
+
+
+@pytest.mark.usefixtures("no_locks")
+@pytest.mark.parametrize("step", ["restart", "sync", "commit"])
+def test_a_machine_that_comes_late_leaves_the_blob_alone(store: Store, step: str) -> None:
+    with open_partial(store) as late:
+        with open_partial(store) as one:
+            put(one, *OFFSETS)
+            one.advance()
+            late.begin(len(DATA))
+            one.begin(len(DATA))
+            put(one, *OFFSETS)
+            store.commit(one)
+        put(late, *OFFSETS)
+        late.advance()
+        with pytest.raises(DisturbedError):
+            {"restart": late.restart, "sync": late.sync, "commit": lambda: store.commit(late)}[step]()
+    assert store.blob_path(DIGEST).read_bytes() == DATA
+
+
+@pytest.mark.parametrize("call", ["fdatasync", "fsync"])
+def test_after_a_failed_sync_the_disk_is_read_and_not_the_cache(
+    store: Store, monkeypatch: pytest.MonkeyPatch, call: str
+) -> None:
+    forgotten: list[tuple[int, int, int]] = []
+
+    def fails(handle: int) -> None:
+        raise OSError(errno.EIO, "Input/output error")
+
+    with open_partial(store) as partial:
+        put(partial, *OFFSETS)
+        partial.advance()
+        monkeypatch.setattr(os, call, fails)
+        monkeypatch.setattr(os, "posix_fadvise", lambda handle, *rest: forgotten.append(rest))
+        with pytest.raises(CacheUnusableError, match="the disk fails"):
+            partial.sync() if call == "fdatasync" else store.commit(partial)
+    assert set(forgotten) == {(0, 0, os.POSIX_FADV_DONTNEED)}
+    assert not store.blob_path(DIGEST).exists()
 
 
 @pytest.mark.parametrize("name", ["", ".journal"])

@@ -247,6 +247,20 @@ def test_a_file_with_another_name_elsewhere_is_not_mended(store: Store, tmp_path
     assert not store.partial_path(Digest.of(data)).exists()
 
 
+def test_a_link_that_was_planted_is_not_written_through_by_a_repair(store: Store, tmp_path: Path) -> None:
+    data, victim = random.Random(1).randbytes(3 * STEP), tmp_path / "victim"
+    victim.write_bytes(b"precious")
+    download(store, data, range(0, len(data), STEP))
+    damage(store.blob_path(Digest.of(data)))
+    (item,) = problems(store).values()
+    partial = store.partial_path(Digest.of(data))
+    partial.with_name(f"{partial.name}.journal").symlink_to(victim)
+    prepare_repair(store, item)
+    assert victim.read_bytes() == b"precious"
+    with store.resumable(Digest.of(data)) as unfinished:
+        assert unfinished.done == len(data)
+
+
 def test_journals_go_with_their_blobs(store: Store) -> None:
     data = random.Random(1).randbytes(3 * STEP)
     download(store, data, range(0, len(data), STEP))

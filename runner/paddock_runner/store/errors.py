@@ -99,7 +99,7 @@ _FORBIDDEN = {
 _OTHER = {
     errno.EIO: "the disk fails (Input/output error); see the kernel's log, then run paddock verify",
     errno.ELOOP: "a symbolic link is in its place; move it away",
-    errno.EISDIR: "a folder is in its place; move it away",
+    errno.EISDIR: "it is a folder; name a file, or move it away",
     errno.ENOTDIR: "a file is in the place of a folder; move it away",
     errno.EMFILE: "too many files are open; raise the limit (ulimit -n)",
     errno.ENOLCK: "the file system gives no lock; mount it with locks or use another folder",

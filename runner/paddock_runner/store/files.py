@@ -40,6 +40,16 @@ def sync_folder(folder: Path) -> None:
         os.close(handle)
 
 
+def forget_cached(handle: int) -> None:
+    """Let the kernel read the file from the disk again.
+
+    After a failed sync it calls pages clean that never got there: whoever reads them believes that all is well, and the
+    next sync does too.
+    """
+    with contextlib.suppress(OSError):
+        os.posix_fadvise(handle, 0, 0, os.POSIX_FADV_DONTNEED)
+
+
 def make_folder(folder: Path) -> None:
     """Create `folder` and its parents, durably and readable by their group; nothing happens if it exists."""
     with os_errors("creating", folder):

@@ -10,6 +10,7 @@ import contextlib
 import hashlib
 import os
 import threading
+import zlib
 from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
@@ -19,7 +20,15 @@ from paddock_runner.core.digest import Digest
 from paddock_runner.core.manifest import MAX_BLOB_BYTES
 from paddock_runner.store.direct import DirectWriter
 from paddock_runner.store.errors import CacheUnusableError, StoreError
-from paddock_runner.store.files import make_folder, os_errors, sync_folder, write_all, write_at
+from paddock_runner.store.files import (
+    forget_cached,
+    make_folder,
+    os_errors,
+    read_bounded,
+    sync_folder,
+    write_all,
+    write_at,
+)
 from paddock_runner.store.journal import (
     HEADER_BYTES,
     MAX_JOURNAL_BYTES,
@@ -32,11 +41,19 @@ from paddock_runner.store.journal import (
     parse,
     record,
 )
+from paddock_runner.store.locks import is_still
 from paddock_runner.store.spans import Span, Spans
-from paddock_runner.store.writer import PARTIAL, Draft
+from paddock_runner.store.writer import PARTIAL, Check, Draft
 
 JOURNAL = ".journal"
 RECENT_BYTES = 8 << 20
+_NO_LOCKS = "the file system gives no locks between machines, so fetch one model from one machine at a time; try again"
+
+
+class DisturbedError(CacheUnusableError):
+    """Another machine works on the same download, and no lock kept it away."""
+
+    retryable = True
 
 
 def partial_name(digest: Digest) -> str:
@@ -61,6 +78,7 @@ class PartialBlob(Draft):
         self._journal_path = folder / f"{self.path.name}{JOURNAL}"
         self._journal = -1
         self._journal_bytes = 0
+        self._journal_sum = 0
         self._lock = threading.Lock()
         self._stopped = False
         self._damaged: set[int] = set()
@@ -95,12 +113,14 @@ class PartialBlob(Draft):
 
     def _load(self) -> None:
         with os_errors("reading", self._journal_path):
-            facts = parse(os.pread(self._journal, MAX_JOURNAL_BYTES + 1, 0), self._name)
+            data = os.pread(self._journal, MAX_JOURNAL_BYTES + 1, 0)
+            facts = parse(data, self._name)
             empty = os.fstat(self._handle).st_size == 0
         if facts is None or empty or self._size not in (None, facts.size):
             self.restart()
         else:
             self._adopt(facts)
+            self._journal_sum = checksum([data[: facts.sound_bytes]])
 
     def _adopt(self, facts: JournalFacts) -> None:
         with os_errors("truncating", self._journal_path):
@@ -112,12 +132,13 @@ class PartialBlob(Draft):
 
     def restart(self) -> None:
         """Forget all bytes so far, but not the size."""
+        self._require_own()
         with self._lock, os_errors("truncating", self.path):
             # In this order a kill in between leaves bytes without proof, never a proof of other bytes.
             os.ftruncate(self._journal, 0)
             os.ftruncate(self._handle, 0)
             self._begin_anew()
-            self._journal_bytes = 0
+            self._journal_bytes = self._journal_sum = 0
         if self._size is not None:
             self.begin(self._size)
 
@@ -126,8 +147,26 @@ class PartialBlob(Draft):
         with self._lock, os_errors("writing", self._journal_path):
             self._size = size
             os.ftruncate(self._journal, 0)
-            write_all(self._journal, header(self._name, size))
-            self._journal_bytes = HEADER_BYTES
+            write_all(self._journal, start := header(self._name, size))
+            self._journal_bytes, self._journal_sum = HEADER_BYTES, checksum([start])
+
+    def _require_own(self) -> None:
+        """Raise if the file has another name by now: it is a blob, which nobody may write."""
+        with os_errors("inspecting", self.path):
+            if not is_still(self.path, self._handle):
+                raise DisturbedError(f"another machine took {self.path.name} away; {_NO_LOCKS}")
+
+    def _require_alone(self) -> None:
+        """Raise if somebody else wrote here: what was hashed is what this process wrote or proved."""
+        self._require_own()
+        # Opened anew: that makes a client of NFS look at the server.
+        found = read_bounded(self._journal_path, MAX_JOURNAL_BYTES)
+        if (len(found), checksum([found])) != (self._journal_bytes, self._journal_sum):
+            raise DisturbedError(f"another machine writes {self.path.name} too; {_NO_LOCKS}")
+
+    def seal(self, check: Check | None) -> Digest:
+        self._require_alone()
+        return super().seal(check)
 
     def forget(self) -> None:
         """Keep nothing when the download ends without a commit."""
@@ -213,11 +252,12 @@ class PartialBlob(Draft):
             return
         with os_errors("writing", self._journal_path):
             try:
-                write_all(self._journal, record(piece))
+                write_all(self._journal, line := record(piece))
             except OSError:
                 os.ftruncate(self._journal, self._journal_bytes)
                 raise
         self._journal_bytes += RECORD_BYTES
+        self._journal_sum = zlib.crc32(line, self._journal_sum)
 
     def advance(self) -> None:
         """Hash what is there in order, to its end. One thread at a time. Pieces that are damaged become missing."""
@@ -253,6 +293,7 @@ class PartialBlob(Draft):
 
     def sync(self) -> None:
         """Force the bytes to disk, then their records, so that a power cut costs what came after."""
+        self._require_own()
         with self._lock:
             counted, self.unsynced = self.unsynced, 0
         try:
@@ -264,6 +305,8 @@ class PartialBlob(Draft):
                     self._named_durably = True
         except StoreError:
             self.unsynced += counted
+            forget_cached(self._handle)
+            forget_cached(self._journal)
             raise
 
     def _digest_now(self) -> Digest:

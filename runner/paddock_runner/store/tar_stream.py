@@ -94,7 +94,11 @@ def members(stream: BinaryIO, skip: Callable[[int], object] | None = None) -> It
     is not a plain archive of regular files and folders, each name once.
     """
     seen: set[str] = set()
+    headers = 0
     while (found := _next_header(stream)) is not None:
+        headers += 1
+        if headers > 4 * MAX_MEMBERS:
+            raise InvalidBundleError(f"it has more than {4 * MAX_MEMBERS} headers for at most {MAX_MEMBERS} files")
         member = Member(found.name.removeprefix("./"), found.size, stream)
         if found.type == tarfile.XHDTYPE:
             _check_extended(member)

@@ -19,6 +19,7 @@ from paddock_runner.core.names import ModelName
 from paddock_runner.store.blobs import Progress
 from paddock_runner.store.errors import CacheUnusableError, NotFoundError, StoreError
 from paddock_runner.store.files import (
+    atomic_write,
     make_folder,
     open_regular,
     os_errors,
@@ -163,7 +164,8 @@ def prepare_repair(store: Store, checked: Checked) -> None:
         if status.st_size > size:
             os.truncate(damaged, size)
         damaged.chmod(0o600)
-        partial.with_name(f"{partial.name}{JOURNAL}").write_bytes(data)
+        # By a rename: what somebody planted under that name is replaced, not written through.
+        atomic_write(partial.with_name(f"{partial.name}{JOURNAL}"), data, store.path / ".paddock" / "tmp")
         damaged.rename(partial)
 
 

@@ -17,7 +17,15 @@ from typing import BinaryIO, Self
 from paddock_runner.core.digest import Digest
 from paddock_runner.core.manifest import MAX_BLOB_BYTES
 from paddock_runner.store.errors import CacheUnusableError, DigestMismatchError, SizeMismatchError
-from paddock_runner.store.files import CREATE, make_folder, os_errors, sync_folder, temporary_name, write_all
+from paddock_runner.store.files import (
+    CREATE,
+    forget_cached,
+    make_folder,
+    os_errors,
+    sync_folder,
+    temporary_name,
+    write_all,
+)
 from paddock_runner.store.locks import LockTimeoutError, is_still, try_lock
 
 Check = Callable[[BinaryIO], None]
@@ -78,7 +86,11 @@ class Draft:
         self._keep = keep
         with os_errors("syncing", self.path):
             os.fchmod(self._handle, 0o644)
-            os.fsync(self._handle)
+            try:
+                os.fsync(self._handle)
+            except OSError:
+                forget_cached(self._handle)
+                raise
         return actual
 
     def publish(self, final: Path) -> os.stat_result:
