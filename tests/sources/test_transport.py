@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import re
 import ssl
 import time
@@ -468,6 +469,36 @@ async def test_a_mirror_whose_body_is_bad_is_not_asked_again(web: Web, other: We
                 await transport.read(url, limit=1000)
         assert (await transport.read(url, limit=1000)).body == b"original"
     assert len(other.seen) == 1
+
+
+async def test_a_mirror_that_drips_leaves_time_for_the_host(web: Web, caplog: Any) -> None:
+    url = web.on("/a", Reply(body=b"original"))
+
+    async def drip(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(b"HTTP/1.1 200 OK\r\nX: ")
+        while not reader.at_eof():
+            writer.write(b"a")
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(0.05):
+                    await reader.read(100)
+        writer.close()
+        ended.set()
+
+    ended = asyncio.Event()
+    async with await asyncio.start_server(drip, "127.0.0.1", 0) as server:
+        host = f"127.0.0.1:{server.sockets[0].getsockname()[1]}"
+        net = replace(
+            network(web, mirrors={web.host: (URL(f"http://{host}"),)}),
+            rules=HostRules(frozenset({web.host, host})),
+            timeouts=replace(QUICK, silence=0.3, small=20, attempts=1),
+        )
+        async with Transport(net) as transport:
+            assert (await transport.read(url, limit=100)).body == b"original"
+            started = time.monotonic()
+            assert (await transport.read(url, limit=100)).body == b"original"
+        assert time.monotonic() - started < 0.3
+        await asyncio.wait_for(ended.wait(), 10)
+    assert "is left alone" in caplog.text
 
 
 async def test_mirrors_come_in_order_and_a_dead_one_rests(web: Web, other: Web, caplog: Any) -> None:

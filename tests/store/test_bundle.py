@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import io
 import json
+import os
+import stat
 import subprocess
 import sys
 import tarfile
@@ -429,3 +431,12 @@ def test_failures_of_the_commands(full: Store, tmp_path: Path) -> None:
     assert (code, lines(out)[-1]["reason"]) == (1, "InvalidBundle")
     code, out, _ = run("export", "--models", full.path, f"{PIN_HOST}/a/b", "-o", target)
     assert (code, lines(out)[-1]["reason"]) == (1, "InvalidName")
+
+
+def test_a_bundle_takes_no_place_of_what_is_no_file(full: Store, tmp_path: Path) -> None:
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    code, out, _ = run("export", "--models", full.path, "one:1b", "-o", pipe)
+    assert (code, json.loads(out.splitlines()[-1])["reason"]) == (1, "CacheUnusable")
+    assert stat.S_ISFIFO(pipe.lstat().st_mode)
+    assert sorted(path.name for path in tmp_path.iterdir() if path.name.startswith(".pipe")) == []

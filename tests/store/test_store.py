@@ -31,6 +31,7 @@ from paddock_runner.store.errors import (
 )
 from paddock_runner.store.gguf import check_gguf
 from paddock_runner.store.locks import LockTimeoutError, file_lock
+from paddock_runner.store.show import rfc3339
 from paddock_runner.store.store import Store
 
 DATA = b"some bytes " * 1000
@@ -432,3 +433,11 @@ def test_a_read_only_file_system_still_serves(small_disk: Path) -> None:
     assert store.manifest_by_digest(digest).digest == digest
     with pytest.raises(ReadOnlyError):
         store.pin(digest, store.manifest(NAME).data)
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [(1e15, "9999-12-31T23:59:59Z"), (-1e15, "1970-01-01T00:00:00Z"), (0.0, "1970-01-01T00:00:00Z")],
+)
+def test_times_that_no_calendar_has_are_shown(seconds: float, text: str) -> None:
+    assert rfc3339(seconds) == text

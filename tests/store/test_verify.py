@@ -8,7 +8,7 @@ import random
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ import pytest
 from tests.store.conftest import remount_read_only
 from tests.support.gguf_maker import make_gguf
 
+from paddock_runner.commands.store_verify import verify_command
 from paddock_runner.core.digest import Digest
 from paddock_runner.core.modelfile import parse_modelfile
 from paddock_runner.core.names import ModelName
@@ -192,6 +193,34 @@ def test_a_quarantined_blob_goes_after_a_week(store: Store, stored: StoredManife
         collect(store, {stored.digest}, 0)
     assert not item.quarantine.exists()
     assert QUARANTINE_SECONDS >= 24 * 3600
+
+
+def test_a_folder_in_the_place_of_a_blob_goes_too(store: Store, stored: StoredManifest) -> None:
+    folder = store.blob_path(Digest("a" * 64))
+    folder.mkdir()
+    (folder / "file").write_bytes(b"x")
+    (item,) = problems(store).values()
+    assert item.quarantine is not None
+    (store.path / ".paddock" / "verified" / "folder").mkdir()
+    (store.path / ".paddock" / "journals").mkdir(exist_ok=True)
+    (store.path / ".paddock" / "journals" / "folder").mkdir()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("paddock_runner.store.collect.QUARANTINE_SECONDS", -1.0)
+        collect(store, {stored.digest}, 0)
+    assert not item.quarantine.exists()
+    assert not list((store.path / ".paddock").glob("*/folder"))
+    assert problems(store) == {}
+
+
+def test_a_manifest_that_cannot_be_read_is_no_success(store: Store, stored: StoredManifest) -> None:
+    path = store.path / "manifests" / "h" / "n" / "m" / "t"
+    path.parent.mkdir(parents=True)
+    path.write_bytes(b"{")
+    told: list[Mapping[str, Any]] = []
+    assert verify_command(store, [], False, told.append) == 1
+    assert [line["name"] for line in told if "error" in line] == ["h/n/m:t"]
+    assert (told[-1]["status"], told[-1]["damaged"]) == ("damaged", 1)
+    assert verify_command(store, [stored.name], False, told.append) == 0
 
 
 STEP = 1000

@@ -24,7 +24,7 @@ from paddock_runner.core.names import PIN_HOST, InvalidNameError, ModelName
 from paddock_runner.parent import die_with_parent
 from paddock_runner.store.bundle import export
 from paddock_runner.store.bundle_import import import_
-from paddock_runner.store.errors import NotFoundError, StoreError, from_os_error
+from paddock_runner.store.errors import CacheUnusableError, NotFoundError, StoreError, from_os_error
 from paddock_runner.store.files import os_errors, sync_folder, temporary_name
 from paddock_runner.store.manifests import StoredManifest
 from paddock_runner.store.model import LayerProgress
@@ -155,6 +155,9 @@ def _whole_file(path: Path) -> Iterator[BinaryIO]:
     """A file that appears at `path` when the block ends well, on disk; nothing is left of it otherwise."""
     temporary = path.with_name(temporary_name(f".{path.name}."))
     with os_errors("writing", path):
+        if path.exists() and not path.is_file():
+            # A rename would put a file in the place of a device.
+            raise CacheUnusableError(f"{path} is not a regular file; name another one, or - for standard output")
         try:
             with temporary.open("xb") as output:
                 yield output

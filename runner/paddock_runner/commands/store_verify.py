@@ -21,7 +21,7 @@ from paddock_runner.store.blobs import Progress
 from paddock_runner.store.errors import NotFoundError, StoreError
 from paddock_runner.store.manifests import StoredManifest
 from paddock_runner.store.store import Store
-from paddock_runner.store.verify import Checked, prepare_repair, verify
+from paddock_runner.store.verify import Checked, prepare_repair, unreadable, verify
 
 if TYPE_CHECKING:
     from paddock_runner.sources.addresses import HostRules
@@ -33,7 +33,9 @@ Say = Callable[[Mapping[str, Any]], None]
 
 
 def verify_command(store: Store, names: Sequence[ModelName], repair: bool, say: Say) -> int:
-    """Check these models, or the whole folder; says each blob and a sum. Returns 0, or 1 if something stays damaged.
+    """Check these models, or the whole folder; says each blob and a sum. Returns 0, or 1 if something stays damaged,
+
+    be it a manifest that cannot be read.
 
     Raises NotFoundError for a name that is not there.
     """
@@ -44,13 +46,16 @@ def verify_command(store: Store, names: Sequence[ModelName], repair: bool, say: 
         say(_line(checked))
         if checked.problem:
             bad.append(checked)
+    lost = [] if names else list(unreadable(store))
+    for name, error in lost:
+        say({"error": str(error), "reason": error.reason, "name": str(name)})
     repaired = _repair(store, bad, say) if repair else set()
-    left = [item for item in bad if item.digest not in repaired]
+    left = [*lost, *(item for item in bad if item.digest not in repaired)]
     say({
         "status": "success" if not left else "damaged",
         "checked": counts["checked"],
         "bytes": counts["bytes"],
-        "damaged": len(bad),
+        "damaged": len(bad) + len(lost),
         "repaired": len(repaired),
     })  # fmt: skip
     return EXIT_DAMAGED if left else 0

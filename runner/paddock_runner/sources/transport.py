@@ -190,8 +190,10 @@ class Transport:
             if self._resting.get(url.origin(), 0.0) > time.monotonic():
                 continue
             try:
-                response = await self._follow(ask, url, trusted=False)
-            except StoreError as error:
+                # One that drips must not use up the time that the host itself needs.
+                async with asyncio.timeout(self.network.timeouts.silence):
+                    response = await self._follow(ask, url, trusted=False)
+            except (StoreError, TimeoutError) as error:
                 self._rest(url, error)
                 continue
             if response.status in ask.ok and response.status < 400:

@@ -25,7 +25,14 @@ from paddock_runner.store.errors import (
     StoreError,
     from_os_error,
 )
-from paddock_runner.store.files import atomic_write, open_regular, os_errors, read_bounded, require_space
+from paddock_runner.store.files import (
+    atomic_write,
+    open_regular,
+    os_errors,
+    read_bounded,
+    remove_anything,
+    require_space,
+)
 from paddock_runner.store.locks import try_lock
 from paddock_runner.store.writer import CHUNK_BYTES, PARTIAL, TEMPORARY, BlobWriter, Check, Draft
 
@@ -174,7 +181,7 @@ class Blobs:
         for name in _names(self._verified):
             if not (self.folder / f"sha256-{name}").exists():
                 with os_errors("deleting", self._verified / name):
-                    (self._verified / name).unlink(missing_ok=True)
+                    remove_anything(self._verified / name)
 
     def sweep(self, partial_seconds: float = PARTIAL_SECONDS, now: float | None = None) -> int:
         """Remove leftovers of dead writers: old, and locked by nobody. Returns how many; looks at 10 000 at most."""

@@ -19,7 +19,7 @@ from paddock_runner.core.digest import Digest, InvalidDigestError
 from paddock_runner.core.manifest import MAX_MANIFEST_BYTES, InvalidManifestError, parse_manifest
 from paddock_runner.core.names import PIN_HOST, InvalidNameError, ModelName
 from paddock_runner.store.errors import CacheUnusableError, NotFoundError
-from paddock_runner.store.files import os_errors, read_bounded
+from paddock_runner.store.files import os_errors, read_bounded, remove_anything
 from paddock_runner.store.hold import take_for_removal
 from paddock_runner.store.known import forget_missing
 from paddock_runner.store.store import Store
@@ -98,7 +98,7 @@ def _forget_journals(store: Store) -> None:
     with os_errors("deleting", folder), os.scandir(folder) as entries:
         for entry in entries:
             if not (store.path / "blobs" / f"sha256-{entry.name}").exists():
-                os.unlink(entry.path)
+                remove_anything(Path(entry.path))
 
 
 def _empty_quarantine(folder: Path, before: float) -> None:
@@ -108,7 +108,7 @@ def _empty_quarantine(folder: Path, before: float) -> None:
         for entry in entries:
             # Its bytes' own times are old; the rename into the folder moved ctime.
             if entry.stat(follow_symlinks=False).st_ctime < before:
-                os.unlink(entry.path)
+                remove_anything(Path(entry.path))
 
 
 def _roots(store: Store, now: float) -> list[Root]:

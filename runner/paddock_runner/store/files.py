@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import os
 import secrets
+import shutil
 import stat
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -67,6 +68,17 @@ def make_folder(folder: Path) -> None:
 def temporary_name(prefix: str) -> str:
     """A name that nobody else uses: `prefix` and 128 random bits."""
     return f"{prefix}{secrets.token_hex(16)}"
+
+
+def remove_anything(path: Path) -> None:
+    """Remove a file, a link or a whole folder; nothing happens if it is gone. Raises OSError."""
+    try:
+        path.unlink(missing_ok=True)
+    except (IsADirectoryError, PermissionError):
+        # Some systems say EPERM of a folder.
+        if not stat.S_ISDIR(path.lstat().st_mode):
+            raise
+        shutil.rmtree(path)
 
 
 def write_all(handle: int, data: bytes | memoryview) -> None:

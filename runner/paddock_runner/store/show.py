@@ -20,12 +20,15 @@ from paddock_runner.store.model import ModelFiles, load_model, model_paths, read
 from paddock_runner.store.store import Store
 
 _SHOWN_ELEMENTS = 5
+_LAST_SECOND = 253402300799.0
+"""Of the year 9999."""
 _HIDDEN_KEYS = ("general.name", "tokenizer.chat_template")
 
 
 def rfc3339(seconds: float) -> str:
     """A time in seconds since 1970 as Ollama writes it."""
-    return datetime.fromtimestamp(seconds, UTC).isoformat().replace("+00:00", "Z")
+    # Some file systems keep times that no calendar has.
+    return datetime.fromtimestamp(min(max(seconds, 0.0), _LAST_SECOND), UTC).isoformat().replace("+00:00", "Z")
 
 
 def tags(store: Store) -> dict[str, Any]:

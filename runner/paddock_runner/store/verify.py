@@ -63,6 +63,18 @@ def wanted(store: Store, names: Iterable[ModelName]) -> dict[Digest, list[tuple[
     return found
 
 
+def unreadable(store: Store) -> Iterator[tuple[ModelName, StoreError]]:
+    """The names whose manifests cannot be read, and why: nobody knows which blobs they need."""
+    for item in every_manifest(store):
+        if isinstance(item, ModelName):
+            try:
+                store.manifest(item)
+            except NotFoundError:
+                continue
+            except StoreError as error:
+                yield item, error
+
+
 def verify(store: Store, names: Iterable[ModelName] = (), progress: Progress | None = None) -> Iterator[Checked]:
     """Check every blob of these models, or every blob of the folder; yields each when it is done.
 
