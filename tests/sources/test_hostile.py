@@ -14,6 +14,7 @@ import pytest
 from tests.support.web import Reply, Web, serving_web
 
 from paddock_runner.commands.pull import Request, pull
+from paddock_runner.core.collection import OWN_HOSTS
 from paddock_runner.core.digest import Digest
 from paddock_runner.core.manifest import CONFIG_TYPE, Layer, build_manifest, layer
 from paddock_runner.core.names import ModelName, Reference
@@ -21,6 +22,7 @@ from paddock_runner.sources.addresses import HostRules
 from paddock_runner.sources.auth import TokenAccess
 from paddock_runner.sources.challenge import Challenge
 from paddock_runner.sources.errors import NetworkError, SourceUnsupportedError, UnauthorizedError
+from paddock_runner.sources.http import HttpSource
 from paddock_runner.sources.messages import parse_url
 from paddock_runner.sources.network import Network, Timeouts
 from paddock_runner.sources.push_oci import push as push_oci
@@ -174,3 +176,29 @@ class Silent:
 
     def __call__(self, digest: Digest, completed: int, total: int) -> None:
         pass
+
+
+def test_a_name_alone_does_not_stand_for_bytes(web: Web, stored: Store) -> None:
+    """Somebody wrote a manifest under the name that a URL's SHA-256 has."""
+    wanted = Digest("1" * 64)
+    source = HttpSource.parse({"url": web.on("/a", Reply(404)), "sha256": wanted.hex})
+    stored.write_manifest(source.name, stored.manifest(ModelName.parse("me/x:1")).data)
+    with pytest.raises(NotFoundError, match="HTTP 404"):
+        pull(stored, Request(source), network(web), lambda digest, done, total: None)
+
+
+@pytest.mark.parametrize("host", OWN_HOSTS)
+def test_names_of_paddock_s_own_are_asked_of_no_registry(host: str) -> None:
+    with pytest.raises(SourceUnsupportedError, match="reserved"):
+        source_for({"ollama": {"name": f"{host}/sha256/{'1' * 64}"}})
+    with pytest.raises(SourceUnsupportedError, match="reserved"):
+        source_for({"oci": {"reference": f"{host}/sha256/{'1' * 64}:latest"}})
+
+
+@pytest.mark.parametrize("host", OWN_HOSTS)
+def test_names_of_paddock_s_own_are_not_written_by_people(stored: Store, host: str) -> None:
+    name = f"{host}/sha256/{'1' * 64}"
+    for words in (["cp", "me/x:1", name], ["create", name, "-f", "/dev/null"]):
+        command = [sys.executable, "-m", "paddock_runner", "store", "--models", stored.path, *words]
+        done = subprocess.run(command, capture_output=True, timeout=60, check=False)
+        assert (done.returncode, json.loads(done.stdout)["reason"]) == (1, "InvalidName")

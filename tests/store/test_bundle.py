@@ -21,6 +21,7 @@ from paddock_runner.core.digest import Digest
 from paddock_runner.core.manifest import MANIFEST_TYPE, Layer, build_manifest, layer
 from paddock_runner.core.modelfile import parse_modelfile
 from paddock_runner.core.names import PIN_HOST, ModelName
+from paddock_runner.core.quantization import CONVERTED_HOST
 from paddock_runner.store.bundle import export
 from paddock_runner.store.bundle_import import import_
 from paddock_runner.store.bundle_layout import MAX_MODELS, NAME_ANNOTATION
@@ -347,6 +348,7 @@ def test_what_is_no_tar_is_refused(store: Store) -> None:
         ({"annotations": {}}, "is missing"),
         ({"annotations": {NAME_ANNOTATION: "../../evil"}}, "model name"),
         ({"annotations": {NAME_ANNOTATION: f"{PIN_HOST}/sha256/x:latest"}}, "reserved"),
+        ({"annotations": {NAME_ANNOTATION: f"{CONVERTED_HOST}/sha256/x:latest"}}, "reserved"),
     ],
 )
 def test_descriptors_are_read_strictly(store: Store, forged: Forged, changed: dict[str, Any], words: str) -> None:

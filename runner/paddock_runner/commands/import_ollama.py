@@ -14,8 +14,9 @@ from typing import Any
 
 from paddock_runner import logs
 from paddock_runner.commands.events import say
+from paddock_runner.core.collection import MADE_HOSTS, require_foreign
 from paddock_runner.core.manifest import Layer
-from paddock_runner.core.names import PIN_HOST, InvalidNameError, ModelName
+from paddock_runner.core.names import InvalidNameError, ModelName
 from paddock_runner.parent import die_with_parent
 from paddock_runner.store.blobs import Progress
 from paddock_runner.store.errors import CacheUnusableError, NotFoundError, StoreError, from_os_error
@@ -89,9 +90,9 @@ def _failure(error: StoreError, name: ModelName | None) -> dict[str, Any]:
 def _chosen(source: Store, names: Sequence[str]) -> Iterator[StoredManifest | ModelName]:
     """Manifests, and the bare name of each that cannot be read or is not there."""
     if not names:
-        yield from (item for item in every_manifest(source) if _name_of(item).host.lower() != PIN_HOST)
+        yield from (item for item in every_manifest(source) if _name_of(item).host.lower() not in MADE_HOSTS)
         return
-    for name in [ModelName.parse(text) for text in names]:
+    for name in [require_foreign(ModelName.parse(text), MADE_HOSTS) for text in names]:
         try:
             yield source.manifest(name)
         except StoreError:

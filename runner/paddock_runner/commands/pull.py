@@ -175,8 +175,16 @@ def _resolve(store: Store, request: Request, network: Network, progress: LayerPr
             return Fetched(store.manifest_by_digest(request.pinned))
         if not request.fresh and (network.offline or isinstance(request.source, OllamaSource | HttpSource)):
             # What the cache calls by this name counts at first: so a machine without a network can be seeded.
-            return Fetched(store.manifest(request.source.name))
+            return Fetched(_named(store, request.source))
     return _fetch(store, request, network, progress)
+
+
+def _named(store: Store, source: Source) -> StoredManifest:
+    stored = store.manifest(source.name)
+    if isinstance(source, HttpSource) and not source.holds(stored.manifest):
+        log.warning("the cache has other bytes under the name of %s", source.sha256)
+        raise NotFoundError(f"the model {source.sha256} is not in the cache")
+    return stored
 
 
 def _fetch(store: Store, request: Request, network: Network, progress: LayerProgress) -> Fetched:

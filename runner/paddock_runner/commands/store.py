@@ -18,6 +18,7 @@ from typing import Any
 from paddock_runner import logs
 from paddock_runner.commands.events import printable
 from paddock_runner.commands.store_verify import verify_command
+from paddock_runner.core.collection import require_foreign
 from paddock_runner.core.digest import Digest
 from paddock_runner.core.modelfile import MAX_MODELFILE_BYTES, Modelfile, ModelfileError, parse_modelfile
 from paddock_runner.core.names import PIN_HOST, InvalidNameError, ModelName
@@ -98,7 +99,7 @@ def _name(text: str) -> ModelName:
 
 
 def _create(store: Store, arguments: argparse.Namespace) -> None:
-    name = _name(arguments.name)
+    name = require_foreign(_name(arguments.name))
     try:
         with arguments.file.open("rb") as stream:
             data = stream.read(MAX_MODELFILE_BYTES + 1)
@@ -180,6 +181,6 @@ def _remove(store: Store, arguments: argparse.Namespace) -> None:
 
 
 def _copy(store: Store, arguments: argparse.Namespace) -> None:
-    source, target = _name(arguments.source), _name(arguments.target)
+    source, target = _name(arguments.source), require_foreign(_name(arguments.target))
     store.copy(source, target)
     _print({"copied": [str(source), str(target)]})

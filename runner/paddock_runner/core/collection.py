@@ -13,13 +13,23 @@ from dataclasses import dataclass
 
 from paddock_runner.core.digest import Digest
 from paddock_runner.core.manifest import InvalidManifestError, strict_json
-from paddock_runner.core.names import HTTP_HOST, PIN_HOST, ModelName
+from paddock_runner.core.names import HTTP_HOST, PIN_HOST, InvalidNameError, ModelName
 from paddock_runner.core.quantization import CONVERTED_HOST
 
 MAX_LIVE_BYTES = 16 << 20
 CLAIM_HOST = "claims.paddock.dev"
 OWN_HOSTS = (PIN_HOST, HTTP_HOST, CLAIM_HOST, CONVERTED_HOST)
 """Hosts of names that Paddock wrote for itself: pins, files fetched by URL or from a claim, converted models."""
+
+MADE_HOSTS = (PIN_HOST, CONVERTED_HOST)
+"""Those whose names say what their bytes are: nobody else may write them."""
+
+
+def require_foreign(name: ModelName, hosts: Sequence[str] = OWN_HOSTS) -> ModelName:
+    """`name`, for somebody who wants to write it. Raises InvalidNameError if its host is one of `hosts`."""
+    if name.host.lower() in hosts:
+        raise InvalidNameError(f"model name: the host {name.host} is reserved")
+    return name
 
 
 class InvalidLiveError(ValueError):

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from yarl import URL
 
 from paddock_runner.core.digest import Digest
+from paddock_runner.core.manifest import Manifest
 from paddock_runner.core.names import HTTP_HOST, ModelName
 from paddock_runner.sources.auth import Access
 from paddock_runner.sources.errors import SourceUnsupportedError
@@ -43,6 +44,10 @@ class HttpSource:
     @property
     def name(self) -> ModelName:
         return ModelName(host=HTTP_HOST, namespace="sha256", model=self.sha256.hex)
+
+    def holds(self, manifest: Manifest) -> bool:
+        """Whether the manifest is one of the bytes that are asked for: a name alone can be written by others."""
+        return {layer.digest for layer in manifest.of_kind("model")} == {self.sha256}
 
     async def plan(self, transport: Transport) -> FetchPlan:
         """The one file. Raises ForbiddenAddressError, InsecureSourceError, SourceUnsupportedError before any packet."""

@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from paddock_runner.core.collection import require_foreign
 from paddock_runner.core.digest import Digest
 from paddock_runner.core.manifest import MAX_MANIFEST_BYTES, InvalidManifestError, Layer
 from paddock_runner.core.names import InvalidNameError, ModelName
@@ -61,7 +62,7 @@ class OciSource:
             raise SourceUnsupportedError("source.oci.reference must be a text")
         try:
             source = cls(OciReference.parse(text), credentials)
-            _ = source.name
+            require_foreign(source.name)
         except (InvalidReferenceError, InvalidNameError) as error:
             raise SourceUnsupportedError(f"source.oci.reference: {error}") from None
         return source

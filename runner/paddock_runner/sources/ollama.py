@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from paddock_runner.core.collection import require_foreign
 from paddock_runner.core.digest import Digest, InvalidDigestError
 from paddock_runner.core.manifest import (
     MANIFEST_TYPE,
@@ -55,6 +56,7 @@ class OllamaSource:
             raise SourceUnsupportedError("source.ollama.name must be a text")
         try:
             reference = Reference.parse(name)
+            require_foreign(reference.name)
             wanted = Digest.parse(digest) if digest is not None else reference.digest
         except (InvalidNameError, InvalidDigestError) as error:
             raise SourceUnsupportedError(f"source.ollama: {error}") from None

@@ -9,6 +9,7 @@ import json
 from collections.abc import Iterator, Sequence
 from typing import Any
 
+from paddock_runner.core.collection import MADE_HOSTS, require_foreign
 from paddock_runner.core.digest import Digest, InvalidDigestError
 from paddock_runner.core.manifest import (
     MANIFEST_TYPE,
@@ -20,7 +21,7 @@ from paddock_runner.core.manifest import (
     parse_manifest,
     strict_json,
 )
-from paddock_runner.core.names import PIN_HOST, InvalidNameError, ModelName
+from paddock_runner.core.names import InvalidNameError, ModelName
 from paddock_runner.store.manifests import StoredManifest
 from paddock_runner.store.tar_stream import InvalidBundleError
 
@@ -128,7 +129,4 @@ def _parse_descriptor(entry: object, where: str) -> tuple[ModelName, Layer]:
 def _parse_name(text: object) -> ModelName:
     if not isinstance(text, str):
         raise InvalidNameError(f"the annotation {NAME_ANNOTATION} with the model's name is missing")
-    name = ModelName.parse(text)
-    if name.host.lower() == PIN_HOST:
-        raise InvalidNameError(f"model name: the host {PIN_HOST} is reserved")
-    return name
+    return require_foreign(ModelName.parse(text), MADE_HOSTS)
