@@ -11,8 +11,10 @@ from typing import Any, TypeVar
 import httpx
 from benchmarks.common import Context, Row
 from benchmarks.engine.client import complete, words
+from benchmarks.engine.costs import memory, python
 from benchmarks.engine.loads import Gaps, Rate, closed_loop, shared_prompt, streams_and_long, talks
 from benchmarks.engine.servers import BEST, DEFAULT, OLLAMA, OURS, TUNED, Shape, all_of
+from benchmarks.engine.single import single
 
 T = TypeVar("T")
 Asked = Callable[[str, int], Coroutine[Any, Any, T]]
@@ -123,4 +125,7 @@ def turns(context: Context, best: tuple[str, ...]) -> list[Row]:
     return rows(what, "tokens", medians(found, float), {BEST: 0.6}, higher=False)
 
 
-COMPARISONS = {"throughput": throughput, "stalls": stalls, "sharing": sharing, "turns": turns}
+COMPARISONS = {
+    "single": single, "throughput": throughput, "stalls": stalls, "sharing": sharing, "turns": turns, "python": python,
+    "memory": memory,
+}  # fmt: skip
