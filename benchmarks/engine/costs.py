@@ -13,6 +13,7 @@ from benchmarks.common import Context, Row, median
 from tests.engine.conftest import Harness, make_record, make_request
 from tests.support.waiting import descendants
 
+from paddock_runner.engine.backend import Sampler
 from paddock_runner.engine.fake import FakeBackend
 from paddock_runner.engine.protocol import Submit, encode
 
