@@ -19,7 +19,7 @@ from tests.support.ollama_registry_http import serving_registry
 from yarl import URL
 
 from paddock_runner.core.digest import Digest
-from paddock_runner.core.manifest import MAX_BLOB_BYTES, MAX_LAYERS
+from paddock_runner.core.manifest import CONFIG_TYPE, MAX_BLOB_BYTES, MAX_LAYERS, Layer, build_manifest, layer
 from paddock_runner.core.names import ModelName
 from paddock_runner.sources import fetch as module
 from paddock_runner.sources.addresses import HostRules
@@ -160,6 +160,19 @@ async def test_a_validator_that_holds_is_the_end(server: FaultServer, store: Sto
     assert held.stored.digest == first.stored.digest
     moved = await carry_out(store, changed, server.host, validator="v0")
     assert moved.stored.digest != first.stored.digest
+
+
+async def test_a_validator_does_not_hold_for_another_manifest_of_that_name(server: FaultServer, store: Store) -> None:
+    config = inline("config", b"{}", media_type=CONFIG_TYPE)
+    manifest = build_manifest(
+        Layer(CONFIG_TYPE, Digest.of(b"{}"), 2), [layer("model", server.digest, len(server.data))]
+    )
+    wanted = Planned(plan(remote(server), config, manifest=manifest, validator="v1"))
+    first = await carry_out(store, wanted, server.host, validator="")
+    await carry_out(store, Planned(plan(remote(server), inline("system", b"Another."))), server.host)
+    again = await carry_out(store, wanted, validator="v1")
+    assert again.stored.data == first.stored.data == manifest
+    assert store.manifest(NAME).digest == first.stored.digest
 
 
 async def test_files_come_beside_each_other_but_not_all(server: FaultServer, store: Store, gguf: bytes) -> None:

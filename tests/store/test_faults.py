@@ -70,7 +70,7 @@ def check_clean(folder: Path) -> None:
     """Nothing temporary outlives a collection."""
     age(folder / "models")
     collect(Store(folder / "models"), None, 0)
-    left = [*folder.glob("models/blobs/*"), *folder.glob("models/.paddock/tmp/*")]
+    left = [path for name in ("blobs", ".paddock/tmp", ".paddock/locks") for path in folder.glob(f"models/{name}/*")]
     assert [path.name for path in left if not path.name.startswith("sha256-")] == []
 
 

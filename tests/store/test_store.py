@@ -441,3 +441,24 @@ def test_a_read_only_file_system_still_serves(small_disk: Path) -> None:
 )
 def test_times_that_no_calendar_has_are_shown(seconds: float, text: str) -> None:
     assert rfc3339(seconds) == text
+
+
+def test_the_sweeper_finds_a_leftover_among_any_number_of_blobs(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("paddock_runner.store.blobs._MAX_SWEPT", 3)
+    for number in range(20):
+        store.write_blob(io.BytesIO(bytes([number])))
+    leftover = store.path / "blobs" / "tmp-leftover"
+    leftover.write_bytes(b"x")
+    os.utime(leftover, (0, 0))
+    assert store.sweep() == 1
+    assert not leftover.exists()
+
+
+def test_locks_of_the_dead_go_and_those_of_the_living_stay(store: Store) -> None:
+    dead, living = Digest("1" * 64), Digest("2" * 64)
+    with store.digest_lock(living):
+        (store.path / ".paddock" / "locks" / f"{dead.hex}.lock").touch()
+        with store.collecting():
+            store.remove_free_locks()
+            held = {path.name for path in (store.path / ".paddock" / "locks").iterdir()}
+    assert held == {"store.lock", f"{living.hex}.lock"}

@@ -65,6 +65,9 @@ async def fetch(
     if validator and validator == plan.validator:
         with contextlib.suppress(NotFoundError):
             stored = await asyncio.to_thread(store.manifest, plan.name)
+    if stored is not None and plan.manifest is not None and stored.data != plan.manifest:
+        # Somebody gave the name to another model meanwhile.
+        stored = None
     if stored is None:
         check_plan(plan)
         stored = await _carry_out(store, plan, transport, progress, named)

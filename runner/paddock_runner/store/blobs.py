@@ -14,6 +14,7 @@ import stat
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import BinaryIO
 
@@ -188,9 +189,8 @@ class Blobs:
         removed = 0
         ages = {TEMPORARY: TEMPORARY_SECONDS, PARTIAL: partial_seconds}
         for folder in (self.folder, self._scratch):
-            for name in _names(folder):
-                age = next((age for prefix, age in ages.items() if name.startswith(prefix)), None)
-                if age is not None:
+            for prefix, age in ages.items():
+                for name in _names(folder, prefix):
                     removed += _remove_if_dead(folder / name, (now or time.time()) - age)
         return removed
 
@@ -205,11 +205,14 @@ def _hash(stream: BinaryIO | object, size: int, progress: Progress | None) -> Di
     return Digest(hasher.hexdigest())
 
 
-def _names(folder: Path) -> list[str]:
+def _names(folder: Path, prefix: str = "") -> list[str]:
+    """At most 10 000 names that begin with `prefix`."""
     try:
-        with os.scandir(folder) as entries:
-            return [entry.name for entry, _ in zip(entries, range(_MAX_SWEPT), strict=False)]
-    except FileNotFoundError:
+        with os_errors("listing", folder), os.scandir(folder) as entries:
+            return list(islice((entry.name for entry in entries if entry.name.startswith(prefix)), _MAX_SWEPT))
+    except CacheUnusableError:
+        if folder.exists():
+            raise
         return []
 
 

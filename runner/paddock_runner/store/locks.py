@@ -56,6 +56,25 @@ async def file_lock_async(path: Path, *, timeout: float, waiting: Callable[[], o
         yield
 
 
+def remove_free(folder: Path, spared: str) -> None:
+    """Remove the lock files that killed owners left in `folder`, except the one called `spared`.
+
+    Who opens one meanwhile finds that it is gone and makes another. Raises CacheUnusableError.
+    """
+    if not folder.is_dir():
+        return
+    with os_errors("deleting", folder), os.scandir(folder) as entries:
+        paths = [Path(entry.path) for entry in entries if entry.name != spared and entry.is_file(follow_symlinks=False)]
+    for path in paths:
+        with os_errors("deleting", path), contextlib.suppress(FileNotFoundError):
+            handle = os.open(path, CREATE & ~os.O_CREAT)
+            try:
+                if try_lock(handle) and is_still(path, handle):
+                    path.unlink()
+            finally:
+                os.close(handle)
+
+
 @contextlib.contextmanager
 def _held(path: Path, shared: bool, handle: int) -> Iterator[None]:
     try:

@@ -24,7 +24,7 @@ from paddock_runner.store.errors import (
     StoreError,
 )
 from paddock_runner.store.files import open_regular, os_errors
-from paddock_runner.store.locks import file_lock, file_lock_async
+from paddock_runner.store.locks import file_lock, file_lock_async, remove_free
 from paddock_runner.store.manifests import Manifests, StoredManifest, pin_name
 from paddock_runner.store.partial import PartialBlob, partial_name
 from paddock_runner.store.writer import BlobWriter, Check, Draft
@@ -126,6 +126,11 @@ class Store:
     def commit(self, writer: Draft, check: Check | None = None) -> Blob:
         """Check and publish what a writer holds."""
         return self._blobs.commit(writer, check)
+
+    def remove_free_locks(self) -> None:
+        """Remove the lock files of digests that nobody holds; called while `collecting`."""
+        self._require_writable()
+        remove_free(self._own / "locks", "store.lock")
 
     def sweep(self, partial_seconds: float = PARTIAL_SECONDS) -> int:
         """Remove leftovers of writers that died more than an hour ago (partial downloads: `partial_seconds`)."""
