@@ -16,6 +16,7 @@ from paddock_runner.core.modelfile import parse_modelfile
 from paddock_runner.core.names import ModelName
 from paddock_runner.core.quantization import Conversion, InvalidQuantizationError, check_source, parse_step, parse_type
 from paddock_runner.engine.converting import run_quantizer
+from paddock_runner.store.collect import collect
 from paddock_runner.store.create import create
 from paddock_runner.store.errors import InvalidModelError, NotFoundError
 from paddock_runner.store.manifests import StoredManifest
@@ -131,6 +132,24 @@ def test_leftovers_of_a_killed_run_do_not_harm(store: Store, source: StoredManif
     (left / "converted.gguf").write_bytes(b"half")
     assert load_model(store, convert(store, asked, ignore)).header.quantization == "Q8_0"
     assert not left.exists()
+
+
+def test_a_link_that_was_planted_is_not_written_through(store: Store, source: StoredManifest, tmp_path: Path) -> None:
+    asked = conversion(source.digest, "Q8_0")
+    (tmp_path / "elsewhere").mkdir()
+    store.working_folder(asked.key).symlink_to(tmp_path / "elsewhere")
+    convert(store, asked, ignore)
+    assert list((tmp_path / "elsewhere").iterdir()) == []
+
+
+def test_a_collector_takes_what_a_killed_run_left_and_spares_the_living(store: Store, source: StoredManifest) -> None:
+    dead, living = (store.working_folder(Digest(letter * 64)) for letter in "12")
+    for folder in (dead, living):
+        folder.mkdir()
+        (folder / "converted.gguf").write_bytes(b"half")
+    with store.digest_lock(Digest("2" * 64)):
+        collect(store, None, 0)
+    assert [dead.exists(), living.exists()] == [False, True]
 
 
 def test_the_command_answers_as_a_pull_does(store: Store, source: StoredManifest) -> None:

@@ -141,7 +141,7 @@ def check_end(world: World, command: Command, fault: Fault, ended: Ended, folder
 def test_a_fault_at_any_call(world: World, command: Command, fault: Fault) -> None:
     calls = count(world, command, fault)
     luck = random.Random(f"{SEED} {command.name} {fault.name}")
-    points = range(1, calls + 1) if calls <= POINTS else sorted(luck.sample(range(1, calls + 1), POINTS))
+    points = sorted(luck.sample(range(1, calls + 1), min(calls, POINTS, command.most)))
     failures = []
     for at in points:
         try:

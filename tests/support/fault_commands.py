@@ -16,6 +16,7 @@ from tests.support.ollama_registry import OllamaRegistry
 
 from paddock_runner.core.digest import Digest
 from paddock_runner.core.names import HTTP_HOST, ModelName
+from paddock_runner.core.quantization import CONVERTED_HOST
 from paddock_runner.sources.claim import CLAIMS
 from paddock_runner.store.errors import StoreError
 from paddock_runner.store.manifests import StoredManifest
@@ -73,6 +74,8 @@ class Command:
     arguments: Callable[[World, Path], list[str]]
     done: Callable[[World, Path], bool]
     begins_damaged: bool = False
+    most: int = 1000
+    """Points that are worth its time."""
 
 
 def models(folder: Path) -> str:
@@ -145,6 +148,17 @@ def with_bundle(world: World, folder: Path) -> None:
     shutil.rmtree(folder / "models")
 
 
+def convert(world: World, folder: Path) -> list[str]:
+    request = world.folder / "conversion.json"
+    digest = store_of(folder).manifest(MADE).digest
+    request.write_text(json.dumps({"digest": str(digest), "type": "Q8_0"}))
+    return ["convert", "--models", models(folder), "--request", str(request)]
+
+
+def converted(world: World, folder: Path) -> bool:
+    return any(item.name.host == CONVERTED_HOST for item in loaded(folder))
+
+
 def with_other_store(world: World, folder: Path) -> None:
     made(world, folder)
     (folder / "models").rename(folder / "ollama")
@@ -212,6 +226,7 @@ COMMANDS = (
     ),
     Command("pull-claim", with_claim, pull_claim, lambda world, folder: bool(loaded(folder))),
     Command("create", with_modelfile, create, has(MADE)),
+    Command("convert", made, convert, converted, most=20),
     Command(
         "import",
         with_bundle,

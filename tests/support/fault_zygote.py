@@ -21,7 +21,7 @@ from paddock_runner.__main__ import COMMANDS, main
 SECONDS = 30
 # Imported while they run, by these commands.
 LATER = ("sources.fetch", "sources.select", "commands.bundle")
-NOT_HERE = ("serve", "gateway", "convert", "export", "import")
+NOT_HERE = ("serve", "gateway", "export", "import")
 
 
 class State(ctypes.Structure):

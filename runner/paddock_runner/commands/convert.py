@@ -25,7 +25,7 @@ from paddock_runner.engine.converting import run_quantizer
 from paddock_runner.parent import die_with_parent
 from paddock_runner.store.create import replace_weights
 from paddock_runner.store.errors import InvalidModelError, StoreError, from_os_error
-from paddock_runner.store.files import make_folder, require_space
+from paddock_runner.store.files import make_folder, os_errors, remove_anything, require_space
 from paddock_runner.store.gguf import check_gguf
 from paddock_runner.store.manifests import StoredManifest
 from paddock_runner.store.model import LayerProgress, ModelFiles, load_model
@@ -109,9 +109,10 @@ def _converted(store: Store, asked: Conversion, progress: LayerProgress) -> Stor
         check_source(asked.type, (tensor.type for tensor in files.header.tensors))
     except InvalidQuantizationError as error:
         raise InvalidModelError(str(error)) from None
-    scratch = store.path / ".paddock" / "tmp" / f"convert-{asked.key.hex}"
-    # Left behind by a run that was killed; the lock says that nobody uses it.
-    shutil.rmtree(scratch, ignore_errors=True)
+    scratch = store.working_folder(asked.key)
+    # Left behind by a run that was killed, or planted; the lock says that nobody uses it.
+    with os_errors("deleting", scratch):
+        remove_anything(scratch)
     make_folder(scratch)
     try:
         made = _quantize(files, scratch, asked, progress)

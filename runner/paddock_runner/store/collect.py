@@ -85,6 +85,7 @@ def _remove(store: Store, found: Collection, now: float) -> None:
         store.remove_blob(blob.digest)
     store.remove_stray_markers()
     store.sweep(PARTIAL_SECONDS)
+    store.remove_free_working_folders()
     store.remove_free_locks()
     forget_missing(store)
     _forget_journals(store)

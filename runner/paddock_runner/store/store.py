@@ -12,7 +12,7 @@ from contextlib import AbstractAsyncContextManager, AbstractContextManager
 from pathlib import Path
 from typing import BinaryIO
 
-from paddock_runner.core.digest import Digest
+from paddock_runner.core.digest import Digest, InvalidDigestError
 from paddock_runner.core.manifest import Layer, Manifest
 from paddock_runner.core.names import ModelName
 from paddock_runner.store.blobs import PARTIAL_SECONDS, Blob, Blobs, Progress
@@ -23,8 +23,8 @@ from paddock_runner.store.errors import (
     ReadOnlyError,
     StoreError,
 )
-from paddock_runner.store.files import open_regular, os_errors
-from paddock_runner.store.locks import file_lock, file_lock_async, remove_free
+from paddock_runner.store.files import open_regular, os_errors, remove_anything
+from paddock_runner.store.locks import LockTimeoutError, file_lock, file_lock_async, remove_free
 from paddock_runner.store.manifests import Manifests, StoredManifest, pin_name
 from paddock_runner.store.partial import PartialBlob, partial_name
 from paddock_runner.store.writer import BlobWriter, Check, Draft
@@ -33,6 +33,7 @@ WRITE_LOCK_SECONDS = 600.0
 DELETE_LOCK_SECONDS = 60.0
 COLLECT_LOCK_SECONDS = 300.0
 DIGEST_LOCK_SECONDS = 24 * 3600.0
+WORKING = "convert-"
 
 
 class Store:
@@ -126,6 +127,21 @@ class Store:
     def commit(self, writer: Draft, check: Check | None = None) -> Blob:
         """Check and publish what a writer holds."""
         return self._blobs.commit(writer, check)
+
+    def working_folder(self, key: Digest) -> Path:
+        """Where who holds the lock of `key` may put what a kill makes worthless."""
+        return self._own / "tmp" / f"{WORKING}{key.hex}"
+
+    def remove_free_working_folders(self) -> None:
+        """Remove the working folders whose lock nobody holds; called while `collecting`."""
+        self._require_writable()
+        for path in (self._own / "tmp").glob(f"{WORKING}*"):
+            with (
+                contextlib.suppress(InvalidDigestError, LockTimeoutError),
+                self.digest_lock(Digest(path.name.removeprefix(WORKING)), 0),
+                os_errors("deleting", path),
+            ):
+                remove_anything(path)
 
     def remove_free_locks(self) -> None:
         """Remove the lock files of digests that nobody holds; called while `collecting`."""
