@@ -106,6 +106,8 @@ def test_what_goes_past_the_proxy(direct: str, url: str, is_direct: bool) -> Non
         ("PADDOCK_MIRRORS", "=https://m"),
         ("PADDOCK_MIRRORS", "hub.example=https://me:hush@m"),
         ("PADDOCK_MIRRORS", "hub.example=http://["),
+        ("PADDOCK_MIRRORS", "hub.example=http://xn--"),
+        ("HTTPS_PROXY", "http://xn--"),
         ("PADDOCK_MIRRORS", ",".join(f"h{n}=https://m" for n in range(17))),
         ("HTTPS_PROXY", "socks5://me:hush@proxy"),
         ("HTTP_PROXY", "http://"),

@@ -127,9 +127,10 @@ def _proxy(environment: Mapping[str, str], scheme: str) -> URL | None:
 def _url(text: str) -> URL | None:
     try:
         url = URL(text)
+        # A host that IDNA refuses is told when it is asked for.
+        return url if url.scheme in ("http", "https") and url.host and not url.query_string else None
     except ValueError:
         return None
-    return url if url.scheme in ("http", "https") and url.host and not url.query_string else None
 
 
 def _mirrors(text: str) -> dict[str, tuple[URL, ...]]:
