@@ -50,6 +50,7 @@ def test_a_pull_says_what_it_does(command: Command, registry: OllamaRegistry, gg
     assert (done.code, done.out) == (0, ""), done.err
     lines = done.err.splitlines()
     assert (lines[0], lines[-1]) == ("pulling manifest", "success")
+    assert lines[-3:-1] == ["verifying sha256 digest", "writing manifest"]
     assert lines.count(f"pulling {digest_of(gguf)[7:19]}") == 1
     assert command.names == [name]
     assert "Be kind." in command("show", name).out

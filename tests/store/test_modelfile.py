@@ -141,3 +141,6 @@ def test_parameters_as_show_prints_them() -> None:
         "stop" + " " * 27 + '"b"',
         "use_mmap" + " " * 23 + "true",
     ]
+    numbers = {"temperature": 0.0, "top_p": 1.0, "min_p": 0.00001, "num_ctx": 4096}
+    assert [line.split()[1] for line in format_parameters(numbers).splitlines()] == ["0", "1", "1e-05", "4096"]
+    assert "PARAMETER temperature 0\n" in format_modelfile(Modelfile(froms=["x"], parameters={"temperature": 0.0}))

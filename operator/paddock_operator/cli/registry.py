@@ -112,7 +112,9 @@ def _pull_with_bars(call: Call, wanted: Wanted) -> int:
         code = run(call, show)
         for file in results[-1]["files"] if results else ():
             bars.show(f"pulling {short(str(file['digest']))}", file["size"], file["size"])
-        bars.show("success")
+        # Both are done by now: bytes are hashed as they come. Whoever waits for Ollama's words finds them.
+        for status in ("verifying sha256 digest", "writing manifest", "success"):
+            bars.show(status)
     if results and wanted.is_oci:
         sys.stderr.write(f"stored as {results[-1]['name']}\n")
     return code

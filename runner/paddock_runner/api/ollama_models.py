@@ -6,7 +6,6 @@ Every name of the Model is listed, since clients look for the one they were told
 from __future__ import annotations
 
 import asyncio
-import json
 import re
 import time
 from collections.abc import Mapping
@@ -23,6 +22,7 @@ from paddock_runner.api.ollama_answer import stamp
 from paddock_runner.api.ollama_schema import ShowBody
 from paddock_runner.api.runner import Runner
 from paddock_runner.core.compat import OLLAMA_VERSION
+from paddock_runner.core.modelfile import format_parameters
 from paddock_runner.core.options import Options, merge
 from paddock_runner.core.public_names import tagged
 
@@ -128,8 +128,4 @@ def details(facts: ModelFacts) -> dict[str, Any]:
 
 def parameter_text(options: Options) -> str:
     """One `name value` line per parameter, as `ollama show` prints them."""
-    lines = []
-    for name, value in sorted(options.items()):
-        values = value if isinstance(value, tuple) else (value,)
-        lines += [f"{name:<30} {json.dumps(item, ensure_ascii=False)}" for item in values]
-    return "\n".join(lines)
+    return format_parameters(dict(sorted(options.items())))

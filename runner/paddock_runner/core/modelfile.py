@@ -6,6 +6,7 @@ Used by `store create` (parse) and `store show` (format). Pure: text in, values 
 from __future__ import annotations
 
 import codecs
+import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
@@ -24,6 +25,7 @@ COMMANDS = (
     "parser",
     "requires",
 )
+_GO_EXPONENT = 1e21
 ROLES = ("system", "user", "assistant")
 REMOVED_PARAMETERS = frozenset(
     "f16_kv logits_all low_vram numa penalize_newline tfs_z use_mlock vocab_only".split()  # noqa: SIM905
@@ -195,10 +197,17 @@ def format_parameters(parameters: Mapping[str, object]) -> str:
     """Parameters as `ollama show` prints them: one per line, the name padded to 30 characters, texts quoted."""
     lines = []
     for name, value in parameters.items():
-        for item in value if isinstance(value, list) else [value]:
-            shown = f'"{item}"' if isinstance(item, str) else str(item).lower() if isinstance(item, bool) else str(item)
+        for item in value if isinstance(value, list | tuple) else [value]:
+            shown = json.dumps(item, ensure_ascii=False) if isinstance(item, str) else _plain(item)
             lines.append(f"{name:<30} {shown}")
     return "\n".join(lines)
+
+
+def _plain(value: object) -> str:
+    """A number or truth as Go prints it: 0 and not 0.0."""
+    if isinstance(value, float) and value.is_integer() and abs(value) < _GO_EXPONENT:
+        return str(int(value))
+    return str(value).lower()
 
 
 def format_modelfile(modelfile: Modelfile) -> str:
@@ -209,7 +218,7 @@ def format_modelfile(modelfile: Modelfile) -> str:
         if value := getattr(modelfile, command):
             lines.append(f"{command.upper()} {_quote(value)}")
     for name, value in modelfile.parameters.items():
-        items = [_quote(item) for item in value] if isinstance(value, list) else [str(value).lower()]
+        items = [_quote(item) for item in value] if isinstance(value, list) else [_plain(value)]
         lines += [f"PARAMETER {name} {item}" for item in items]
     lines += [f"MESSAGE {role} {_quote(text)}" for role, text in modelfile.messages]
     lines += [f"LICENSE {_quote(text)}" for text in modelfile.licenses]

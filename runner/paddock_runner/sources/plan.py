@@ -13,7 +13,7 @@ from paddock_runner.core.digest import Digest
 from paddock_runner.core.names import ModelName
 
 Placement = Literal["Link", "Copy", "InPlace"]
-"""Link: hard link, else reflink, else copy. InPlace: the blob is a symbolic link to a file that stays where it is."""
+"""Link: hard link, else reflink, else copy. InPlace: hard link or nothing."""
 
 
 @dataclass(frozen=True, slots=True)
