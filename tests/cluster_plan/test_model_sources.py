@@ -290,6 +290,19 @@ def test_a_puller_understands_its_settings() -> None:
     assert network_variables(Sources()) == []
 
 
+def test_the_password_of_a_proxy_is_mounted_and_in_no_field() -> None:
+    proxy = Proxy("http://proxy.lan:3128", cidr="10.3.0.0/28", secret="proxy")
+    world = World(settings=Settings(sources=Sources(proxy=proxy)))
+    world.step()
+    pod = pod_of(world.one("Job"))
+    (volume,) = (item for item in pod["volumes"] if item["name"] == "proxy")
+    assert volume["secret"] == {"secretName": "proxy", "defaultMode": 0o440}
+    (container,) = pod["containers"]
+    assert {"name": "PADDOCK_PROXY_CREDENTIALS", "value": "/etc/paddock/proxy"} in container["env"]
+    assert {"name": "proxy", "mountPath": "/etc/paddock/proxy", "readOnly": True} in container["volumeMounts"]
+    assert violations(pod) == []
+
+
 def test_a_bundle_of_authorities_is_mounted() -> None:
     world = World(settings=Settings(sources=EVERYTHING))
     world.step()

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from yarl import URL
 
-from paddock_runner.sources.errors import SourceUnsupportedError
+from paddock_runner.sources.errors import SourceUnsupportedError, UnauthorizedError
 from paddock_runner.sources.network import DEFAULT_CONNECTIONS, Network
 
 HUB = URL("https://hub.example/v2/x?a=%2F", encoded=True)
@@ -88,6 +88,20 @@ def test_rates(text: str, rate: int) -> None:
 def test_what_goes_past_the_proxy(direct: str, url: str, is_direct: bool) -> None:
     net = made(HTTPS_PROXY="http://proxy:1", NO_PROXY=direct)
     assert (net.proxy_for(URL(url)) is None) == is_direct
+
+
+def test_a_proxy_gets_its_password_from_a_folder(tmp_path: Path) -> None:
+    (tmp_path / "username").write_text("me@corp")
+    with pytest.raises(UnauthorizedError, match="the Secret of the proxy must hold username and password") as caught:
+        made(HTTPS_PROXY="http://proxy:1", PADDOCK_PROXY_CREDENTIALS=str(tmp_path))
+    assert caught.value.retryable
+    (tmp_path / "password").write_text("p@ss:w/rd\n")
+    net = made(
+        HTTPS_PROXY="http://proxy:1", HTTP_PROXY="http://you:own@other:2", PADDOCK_PROXY_CREDENTIALS=str(tmp_path)
+    )
+    assert (net.proxies["https"].user, net.proxies["https"].password) == ("me@corp", "p@ss:w/rd")
+    assert (net.proxies["http"].user, net.proxies["http"].password) == ("you", "own")
+    assert "p@ss" not in repr(net)
 
 
 @pytest.mark.parametrize(

@@ -38,6 +38,7 @@ EVERYTHING: dict[str, Any] = {
             "http": "http://proxy.example:3128",
             "noProxy": [".example", "10.0.0.0/8"],
             "cidr": "10.3.0.0/28",
+            "secret": "proxy",
         },
         "offline": False,
         "rate": "50M",

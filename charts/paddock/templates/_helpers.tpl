@@ -59,6 +59,7 @@ sources:
     http: {{ .Values.sources.proxy.http | quote }}
     noProxy: {{ toJson .Values.sources.proxy.noProxy }}
     cidr: {{ .Values.sources.proxy.cidr | quote }}
+    secret: {{ .Values.sources.proxy.secret | quote }}
   offline: {{ .Values.sources.offline }}
   rate: {{ .Values.sources.rate | quote }}
   connections: {{ int64 .Values.sources.connections }}

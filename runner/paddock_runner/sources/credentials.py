@@ -61,6 +61,14 @@ def hosts_of(folder: Path) -> frozenset[str]:
     return frozenset() if text is None else frozenset(_host_of(name) for name in _auths(text))
 
 
+def user_and_password(folder: Path, whose: str) -> tuple[str, str]:
+    """The Secret's `username` and `password`. Raises UnauthorizedError (retryable) that names `whose` Secret it is."""
+    username, password = _read(folder, "username"), _read(folder, "password")
+    if username is None or password is None:
+        raise _unusable(f"the Secret {whose} must hold username and password")
+    return username, password
+
+
 def _unusable(message: str) -> UnauthorizedError:
     return UnauthorizedError(message, retryable=True)
 

@@ -16,6 +16,7 @@ from pathlib import Path
 from yarl import URL
 
 from paddock_runner.sources.addresses import HostRules
+from paddock_runner.sources.credentials import user_and_password
 from paddock_runner.sources.errors import SourceUnsupportedError
 
 CA_FILE = "PADDOCK_CA_FILE"
@@ -23,6 +24,7 @@ MIRRORS = "PADDOCK_MIRRORS"
 OFFLINE = "PADDOCK_OFFLINE"
 RATE = "PADDOCK_DOWNLOAD_RATE"
 CONNECTIONS = "PADDOCK_DOWNLOAD_CONNECTIONS"
+PROXY_CREDENTIALS = "PADDOCK_PROXY_CREDENTIALS"
 
 DEFAULT_CONNECTIONS = 8
 MAX_CONNECTIONS = 64
@@ -67,7 +69,10 @@ class Network:
 
     @classmethod
     def from_environment(cls, environment: Mapping[str, str] = os.environ) -> Network:
-        """Read the settings. Raises SourceUnsupportedError that names the variable, and never shows a password."""
+        """Read the settings. Raises SourceUnsupportedError that names the variable, and never shows a password.
+
+        Raises UnauthorizedError (retryable) if the folder of PADDOCK_PROXY_CREDENTIALS does not hold what it must.
+        """
         ca_file = environment.get(CA_FILE) or environment.get("SSL_CERT_FILE")
         proxies = {scheme: _proxy(environment, scheme) for scheme in ("http", "https")}
         return cls(
@@ -121,6 +126,9 @@ def _proxy(environment: Mapping[str, str], scheme: str) -> URL | None:
     url = _url(text if "://" in text else f"http://{text}")
     if url is None:
         raise SourceUnsupportedError(f"{name} must be http://[user:password@]host:port")
+    if (folder := environment.get(PROXY_CREDENTIALS)) and url.user is None:
+        user, password = user_and_password(Path(folder), "of the proxy")
+        url = url.with_user(user).with_password(password)
     return url
 
 

@@ -30,6 +30,7 @@ REQUESTS = {PULLER: "PADDOCK_PULL_REQUEST", CONVERTER: "PADDOCK_CONVERT_REQUEST"
 CREDENTIALS = f"{CONFIG_PATH}/credentials"
 CA_PATH = f"{CONFIG_PATH}/ca"
 CA_KEY = "ca.crt"
+PROXY_PATH = f"{CONFIG_PATH}/proxy"
 # streaming with bounded buffers takes about 100 MiB; pages of the files that it writes can be reclaimed
 RESOURCES = {"requests": {"cpu": "100m", "memory": "64Mi"}, "limits": {"memory": "512Mi"}}
 _MESSAGE = ("--termination-message", "/dev/termination-log")
@@ -51,6 +52,9 @@ def puller_pod(seen: ModelSeen, model: Model, request: str, node: str) -> dict[s
         items = [{"key": CA_KEY, "path": CA_KEY}]
         volumes.append({"name": "ca", "configMap": {"name": sources.ca_config_map, "items": items}})
         mounts.append({"name": "ca", "mountPath": CA_PATH, "readOnly": True})
+    if sources.proxy.secret:
+        volumes.append({"name": "proxy", "secret": {"secretName": sources.proxy.secret, "defaultMode": 0o440}})
+        mounts.append({"name": "proxy", "mountPath": PROXY_PATH, "readOnly": True})
     if claim := model.spec.source.claim:
         asked = {"claimName": claim.claim_name, "readOnly": True}
         volumes.append({"name": "claim", "persistentVolumeClaim": asked})
@@ -86,6 +90,7 @@ def network_variables(sources: Sources) -> list[tuple[str, str]]:
         "HTTPS_PROXY": proxy.https,
         "HTTP_PROXY": proxy.http,
         "NO_PROXY": ",".join(proxy.no_proxy),
+        "PADDOCK_PROXY_CREDENTIALS": PROXY_PATH if proxy.secret else "",
         "PADDOCK_OFFLINE": "1" if sources.offline else "",
         "PADDOCK_DOWNLOAD_RATE": sources.rate,
         "PADDOCK_DOWNLOAD_CONNECTIONS": str(sources.connections) if sources.connections else "",

@@ -45,13 +45,15 @@ class Mirror:
 class Proxy:
     """URLs by the scheme of what is asked for; `no_proxy` are hosts, domains and networks that are asked directly.
 
-    `cidr`: where the proxies are, for the NetworkPolicy.
+    `cidr`: where the proxies are, for the NetworkPolicy. `secret`: in each namespace of Models, with `username` and
+    `password` for them.
     """
 
     https: str = ""
     http: str = ""
     no_proxy: tuple[str, ...] = ()
     cidr: str = ""
+    secret: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,7 +108,7 @@ def _matching(pattern: str, words: str, *, optional: bool = True) -> Callable[[A
 _host = _matching(r"[A-Za-z0-9][A-Za-z0-9.-]{0,252}(:[0-9]{1,5})?", "a host such as registry.ollama.ai", optional=False)
 _direct = _matching(r"[A-Za-z0-9.*:/\[\]_-]{1,253}", "a host, a domain or a network", optional=False)
 _rate = _matching(r"[0-9]{1,15}(K|k|M|G|Ki|Mi|Gi)?", "bytes per second such as 50M")
-_object_name = _matching(r"[a-z0-9]([-a-z0-9.]{0,251}[a-z0-9])?", "the name of a ConfigMap")
+_object_name = _matching(r"[a-z0-9]([-a-z0-9.]{0,251}[a-z0-9])?", "the name of a ConfigMap or Secret")
 
 
 def _network(text: Any) -> object:
@@ -132,6 +134,7 @@ SOURCE_CHECKS: Mapping[str, Callable[[Any], object]] = {
     "sources.proxy.http": _url,
     "sources.proxy.noProxy": _direct,
     "sources.proxy.cidr": _network,
+    "sources.proxy.secret": _object_name,
     "sources.rate": _rate,
     "sources.caConfigMap": _object_name,
     "sources.huggingFaceEndpoint": _url,
