@@ -204,6 +204,15 @@ async def test_metrics_move() -> None:
         assert at.sample("paddock_runner_template_render_seconds_count", model="tiny") == 2
 
 
+async def test_the_capacity_is_what_llama_cpp_made_of_it() -> None:
+    stats = StepStats(0, 0, 0, 0, 1.0, 0, 4200, 0, 0.0, 0)
+    for loaded, seen, shown, free in ((0, None, 4096, 4096), (4352, stats, 4352, 152)):
+        async with front(ScriptedEngine(stats=seen, cells=loaded)) as at:
+            lines = (await at.client.get("/metrics")).text.splitlines()
+            for state, number in (("capacity", shown), ("free", free)):
+                assert f'paddock_runner_kv_cache_tokens{{model="tiny",state="{state}"}} {number}.0' in lines
+
+
 async def test_the_exposition_shows_the_engine() -> None:
     async with front(ScriptedEngine(stats=StepStats(1, 0, 5, 2, 40.0, 1024, 256, 16, 0.0, 99), open_requests=3)) as at:
         for event in answer("x"):

@@ -27,7 +27,7 @@ PEOPLE = 8
 # Fewer cells than four sequences may want, so that some are preempted and prefixes have to leave.
 SIZES = {"contextLength": 768, "slots": 4, "cells": 1600, "sequences": 12, "prefixBytes": 32 << 20, "threads": 1}
 GROWTH = 64 << 20
-CELLS, STATES = "paddock_runner_kv_cache_tokens", ("used", "shared", "retained", "free")
+CELLS, STATES = "paddock_runner_kv_cache_tokens", ("used", "shared", "retained", "free", "capacity")
 SETTLE_SECONDS = 20.0
 
 
@@ -136,7 +136,8 @@ def test_random_load(world: World) -> None:
         until_sync(lambda name=name: world.at.metric(name) == 0, 10)  # type: ignore[misc]
     cells = {state: world.at.metric(f'{CELLS}{{model="smollm2",state="{state}"}}') for state in STATES}
     assert (cells["used"], cells["shared"]) == (0, 0)
-    assert cells["free"] + cells["retained"] == SIZES["cells"], cells
+    assert cells["free"] + cells["retained"] == cells["capacity"] >= SIZES["cells"], cells
+    assert cells["free"] >= 0, cells
     for samples in world.seen.values():
         assert samples[-1] - samples[0] < GROWTH, samples
     memory = {pid: (samples[0] >> 20, samples[-1] >> 20, len(samples)) for pid, samples in world.seen.items()}

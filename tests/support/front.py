@@ -66,6 +66,7 @@ class ScriptedEngine:
     reason: str = ""
     vocab: VocabFacts | None = VOCAB
     memory: MemoryNumbers | None = MEMORY
+    cells: int = 0
     restarts: int = 0
     oom_kills: int = 0
     open_requests: int = 0

@@ -28,7 +28,7 @@ async def metrics(request: Request) -> Response:
     shown, engine, record = runner.metrics, runner.engine, runner.config.record
     shown.show_state(runner.state())
     shown.show_memory(engine.memory, resident())
-    shown.show_load(engine.stats, engine.open_requests, record.slots, record.cells)
+    shown.show_load(engine.stats, engine.open_requests, record.slots, engine.cells or record.cells)
     return Response(shown.exposition(), media_type=CONTENT_TYPE_LATEST)
 
 

@@ -98,6 +98,11 @@ class EngineClient:
         return self._supervisor.ready
 
     @property
+    def cells(self) -> int:
+        """Tokens that the KV cache holds: what llama.cpp made of the record's number. 0 as long as nothing is loaded."""
+        return 0 if self.ready is None else self.ready.cells
+
+    @property
     def restarts(self) -> int:
         return self._supervisor.restarts
 
