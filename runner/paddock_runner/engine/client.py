@@ -99,7 +99,7 @@ class EngineClient:
 
     @property
     def cells(self) -> int:
-        """Tokens that the KV cache holds: what llama.cpp made of the record's number. 0 as long as nothing is loaded."""
+        """Tokens that the KV cache holds: what llama.cpp made of the record's number; 0 while nothing is loaded."""
         return 0 if self.ready is None else self.ready.cells
 
     @property
