@@ -72,7 +72,7 @@ VALID: list[dict[str, Any]] = [
     ),
     policy(models=["*"], verbs=["infer", "manage"], expires="2030-01-01T00:00:00Z"),
     policy(previous={"sha256": HEX, "until": "2030-01-01T00:00:00+02:00"}, expires=None),
-    {"apiVersion": "v1", "kind": "Secret", "metadata": {"name": "tls"}, "type": "kubernetes.io/tls", "data": {"x": 1}},
+    {"apiVersion": "v1", "kind": "Secret", "metadata": {"name": "tls"}, "type": "kubernetes.io/tls", "data": {"x": "eA=="}},
 ]
 
 

@@ -299,7 +299,7 @@ def test_a_port_in_use_is_one_line(up: Start, folder: Path) -> None:
         ([endpoint("main") | {"spec": {}}], "spec"),
         ([{"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "a"}}], "kind"),
         ([model("tiny"), model("tiny")], "declared twice"),
-        ([{"apiVersion": "v1", "kind": "Secret", "metadata": {"name": "a"}, "type": "Opaque"}], "Secret"),
+        ([{"apiVersion": "v1", "kind": "Secret", "metadata": {"name": "a"}, "token": "x"}], "token: unknown field"),
     ],
 )  # fmt: skip
 def test_bad_manifests_at_start(up: Start, folder: Path, documents: list[dict[str, Any]], words: str) -> None:

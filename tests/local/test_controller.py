@@ -56,7 +56,7 @@ class World:
     def apply(self, *documents: dict[str, Any]) -> None:
         found = [Document("f", 1, document) for document in documents]
         refs = [Ref(one.body["kind"], one.body["metadata"].get("namespace", "default"), one.body["metadata"]["name"]) for one in found]  # fmt: skip  # noqa: E501
-        self.controller.apply(dict(zip(refs, found, strict=True)), [KEY])
+        self.controller.apply(dict(zip(refs, found, strict=True)), [KEY], {})
 
     def events(self, name: str) -> list[dict[str, Any]]:
         return [event for event in map(json.loads, self.out.getvalue().splitlines()) if event["event"] == name]

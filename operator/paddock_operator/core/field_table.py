@@ -66,9 +66,8 @@ def _one_at_most(note: str) -> Effect:
     return _refused(note, "above 1", _above_one)
 
 
-_NO_SECRETS = (
-    "credentials are Secrets of a cluster; remove secretRef, or put the model into the cache with paddock create"
-)
+_MOUNTED = "a Secret of the same namespace, mounted into the puller only"
+_DECLARED = "a Secret among the manifests, given to the puller only"
 _NO_PODS = "there are no pods"
 _PROCESSOR = "runners use the processor only"
 _NOT_SCALED = "runners are not scaled by demand or time yet"
@@ -93,11 +92,11 @@ def _parameter(name: str) -> Row:
 MODEL_ROWS: tuple[Row, ...] = (
     _same("spec.source.ollama.name", _honoured("from the cache if it holds the name, else from its registry")),
     *_alike("spec.source.ollama.digest"),
-    _on_cluster("spec.source.ollama.secretRef", _refused(_NO_SECRETS)),
+    Row("spec.source.ollama.secretRef", _honoured(_MOUNTED), _honoured(_DECLARED)),
     *_alike("spec.source.huggingFace.repo", "spec.source.huggingFace.revision", "spec.source.huggingFace.file"),
-    _on_cluster("spec.source.huggingFace.secretRef", _refused(_NO_SECRETS)),
+    Row("spec.source.huggingFace.secretRef", _honoured(_MOUNTED), _honoured(_DECLARED)),
     *_alike("spec.source.oci.reference"),
-    _on_cluster("spec.source.oci.secretRef", _refused(_NO_SECRETS)),
+    Row("spec.source.oci.secretRef", _honoured(_MOUNTED), _honoured(_DECLARED)),
     *_alike("spec.source.http"),
     _on_cluster(
         "spec.source.claim",

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from paddock_operator.core.endpoint_spec import EndpointSpec
-from paddock_operator.core.model_spec import ModelSpec
+from paddock_operator.core.model_spec import ModelSpec, Source
 from paddock_operator.core.wire import build
 
 API_VERSION = "paddock.dev/v1alpha1"
@@ -107,6 +107,19 @@ def secret_text(document: Mapping[str, Any], key: str) -> str | None:
         return str(plain)
     encoded = (document.get("data") or {}).get(key)
     return None if encoded is None else base64.b64decode(encoded, validate=True).decode("utf-8")
+
+
+def secret_values(document: Mapping[str, Any]) -> dict[str, bytes]:
+    """All values of a Secret by key, as a mount of it has them. Raises ValueError if data is no base64."""
+    encoded, plain = document.get("data") or {}, document.get("stringData") or {}
+    found = {key: base64.b64decode("".join((value or "").split()), validate=True) for key, value in encoded.items()}
+    return found | {key: (value or "").encode() for key, value in plain.items()}
+
+
+def secret_name(source: Source) -> str:
+    """The Secret with the credentials for a source, empty if it names none."""
+    member = source.ollama or source.hugging_face or source.oci
+    return member.secret_ref.name if member and member.secret_ref else ""
 
 
 def _key_record(ref: Ref, document: Mapping[str, Any]) -> KeyRecord:

@@ -25,7 +25,7 @@ from paddock_operator.core.resources import API_VERSION, Ref, is_api_key, refere
 from paddock_operator.core.schema_lists import list_problems
 from paddock_operator.core.schema_metadata import metadata_problems
 from paddock_operator.core.schema_rules import Rules, compile_rules, rule_problems
-from paddock_operator.core.schema_secret import key_problems
+from paddock_operator.core.schema_secret import key_problems, secret_problems
 from paddock_operator.core.schema_structure import structural_problems
 from paddock_operator.core.schema_values import Schema, canonical, unknown_fields
 from paddock_operator.core.shown import shown, type_name
@@ -99,7 +99,7 @@ def _identity_problems(document: Mapping[str, Any], schemas: Schemas) -> list[Pr
 def _object_problems(document: Mapping[str, Any], schemas: Schemas) -> list[Problem]:
     found = metadata_problems(document.get("metadata"))
     if document["kind"] == "Secret":
-        return found + (key_problems(document) if is_api_key(document) else [])
+        return found + (key_problems if is_api_key(document) else secret_problems)(document)
     part = schemas.specs[document["kind"]]
     found.extend(_unknown(document, schemas))
     if document.get("spec") is None:

@@ -1,4 +1,4 @@
-"""Checks of a Secret that holds an API key record. Other Secrets are accepted without being read.
+"""Checks of Secrets: one that holds an API key record, and any other, which may hold the credentials of a source.
 
 Called by `schema.py`. Messages never show a value of the Secret.
 """
@@ -12,7 +12,7 @@ from typing import Any
 
 from paddock_operator.core.clock import parse_time
 from paddock_operator.core.problems import Problem, suggestion, unknown_field
-from paddock_operator.core.resources import API_KEY_TYPE, secret_text
+from paddock_operator.core.resources import API_KEY_TYPE, secret_text, secret_values
 from paddock_operator.core.shown import type_name
 
 SHA256 = re.compile(r"[0-9a-f]{64}")
@@ -20,6 +20,11 @@ MODEL_NAME = re.compile(r"\*|[A-Za-z0-9_][A-Za-z0-9_.:/-]{0,254}")
 VERBS = ("infer", "manage")
 POLICY_FIELDS = ("models", "verbs", "expires", "previous")
 MAX_POLICY = 16384
+MAX_SECRET = 1024 * 1024
+"""Bytes of all values, as an API server allows."""
+SECRET_KEY = re.compile(r"(?!\.\.|\.\Z)[-._a-zA-Z0-9]+")
+MAX_SECRET_KEY = 253
+MAX_SECRET_KEYS = 256
 MAX_MODELS = 256
 TOP_FIELDS = ("apiVersion", "kind", "metadata", "type", "stringData", "data", "immutable")
 
@@ -36,6 +41,43 @@ def key_problems(document: Mapping[str, Any]) -> list[Problem]:
     except ValueError:
         return [Problem("data", "must hold base64 of UTF-8 text", "encode it again or use stringData")]
     return [*_digest("sha256", digest), *_policy(policy)]
+
+
+def secret_problems(document: Mapping[str, Any]) -> list[Problem]:
+    """Problems of any other Secret: what an API server refuses in it, and what would be no file of a mount."""
+    found = [unknown_field("", str(name), TOP_FIELDS) for name in document if name not in TOP_FIELDS]
+    for part in ("data", "stringData"):
+        found.extend(_entries(part, document.get(part)))
+    if not isinstance(document.get("type"), str | None):
+        found.append(Problem("type", "must be a string", "write Opaque, or leave it out"))
+    if found:
+        return found
+    return _sizes(document)
+
+
+def _sizes(document: Mapping[str, Any]) -> list[Problem]:
+    try:
+        values = secret_values(document)
+    except ValueError:
+        return [Problem("data", "must hold base64", "encode it again or use stringData")]
+    if len(values) > MAX_SECRET_KEYS:
+        return [Problem("data", f"has {len(values)} keys, more than the limit of {MAX_SECRET_KEYS}", "split it")]
+    size = sum(map(len, values.values()))
+    too_large = f"has {size} bytes, more than the limit of {MAX_SECRET}"
+    return [Problem("data", too_large, "shorten it")] if size > MAX_SECRET else []
+
+
+def _entries(part: str, value: Any) -> Iterator[Problem]:
+    if not isinstance(value, Mapping | None):
+        yield Problem(part, f"must be an object, but is of type {type_name(value)}", "write key: value pairs below it")
+        return
+    for number, (key, text) in enumerate((value or {}).items()):
+        # a value may have been written in the place of a key, so neither is shown
+        if not isinstance(key, str) or not SECRET_KEY.fullmatch(key) or len(key) > MAX_SECRET_KEY:
+            words = f"must have at most {MAX_SECRET_KEY} letters, digits, '-', '_' and '.', and not begin with two dots"
+            yield Problem(part, f"key number {number + 1} {words}", "rename it")
+        elif not isinstance(text, str | None):
+            yield Problem(f"{part}.{key}", f"must be a string, but is of type {type_name(text)}", "put it in quotes")
 
 
 def _container(part: str, value: Any) -> Iterator[Problem]:

@@ -22,8 +22,7 @@ from paddock_operator.core.cluster.meta import cache_mount, cache_volume, contai
 from paddock_operator.core.cluster.observed import ModelSeen
 from paddock_operator.core.cluster.placement import MEBIBYTE, beside, memory_text, on_node, placement_fields
 from paddock_operator.core.cluster.source_settings import Sources
-from paddock_operator.core.model_spec import Source
-from paddock_operator.core.resources import Model
+from paddock_operator.core.resources import Model, secret_name
 
 REQUESTS = {PULLER: "PADDOCK_PULL_REQUEST", CONVERTER: "PADDOCK_CONVERT_REQUEST"}
 """The environment variable with the request of each."""
@@ -108,9 +107,3 @@ def _where(seen: ModelSeen, model: Model, node: str) -> dict[str, Any]:
     if seen.settings.cache.mode == "Node":
         where.setdefault("affinity", beside({"matchLabels": pod_selector(model.ref, RUNNER)}))
     return where
-
-
-def secret_name(source: Source) -> str:
-    """The Secret with the credentials for a source, empty if it names none."""
-    member = source.ollama or source.hugging_face or source.oci
-    return member.secret_ref.name if member and member.secret_ref else ""

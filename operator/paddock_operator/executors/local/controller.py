@@ -16,7 +16,7 @@ from paddock_operator.core.plan_endpoint import plan_endpoint
 from paddock_operator.core.plan_model import plan_model
 from paddock_operator.core.resources import Endpoint, KeyRecord, Model, Ref
 from paddock_operator.core.snapshot import snapshot
-from paddock_operator.executors.local import state
+from paddock_operator.executors.local import credentials, state
 from paddock_operator.executors.local.announce import Announcer
 from paddock_operator.executors.local.context import Context
 from paddock_operator.executors.local.endpoint import EndpointUnit
@@ -44,13 +44,16 @@ class Controller:
         self._endpoints: dict[Ref, EndpointUnit] = {}
         self._snapshots: dict[Ref, ModelSnapshot] = {}
         self._keys: tuple[KeyRecord, ...] = ()
+        self._secrets: Mapping[Ref, Document] = {}
         self._queue: KeyedQueue[Ref] = KeyedQueue(self._reconcile, self._failed, self._idle)
         context.ring = self._queue.ring
 
-    def apply(self, documents: Mapping[Ref, Document], keys: Sequence[KeyRecord]) -> None:
-        """The whole desired state: these objects, in this order, and these keys."""
+    def apply(
+        self, documents: Mapping[Ref, Document], keys: Sequence[KeyRecord], secrets: Mapping[Ref, Document]
+    ) -> None:
+        """The whole desired state: these objects, in this order, these keys, and what `secretRef` may name."""
         gone = [ref for ref in self._declared if ref not in documents]
-        self._keys = tuple(keys)
+        self._keys, self._secrets = tuple(keys), secrets
         self._declared = {ref: self._adopt(ref, document) for ref, document in documents.items()}
         self._ports.claim(dict(self._parsed(Endpoint)))
         # Endpoints first: their plans say under which names Models are called.
@@ -77,8 +80,9 @@ class Controller:
 
     def _model(self, ref: Ref, item: Declared, model: Model) -> None:
         unit = self._models.setdefault(ref, ModelUnit(self._context, ref))
-        names, credentials = self._links(ref)
-        plan = plan_model(unit.gather(model, item.status, names, credentials, self._base(ref, item)))
+        unit.sign_in(credentials.find(model.spec.source, ref.namespace, self._secrets))
+        names, backend = self._links(ref)
+        plan = plan_model(unit.gather(model, item.status, names, backend, self._base(ref, item)))
         unit.act(plan)
         before = item.status.get("resolved")
         self._keep_status(ref, item, plan.status)
@@ -108,13 +112,13 @@ class Controller:
     def _links(self, ref: Ref) -> tuple[tuple[str, ...], tuple[tuple[str, str], ...]]:
         """Names and credentials that Endpoints give to a Model."""
         names: dict[str, None] = {ref.name: None}
-        credentials = []
+        shown = []
         for unit in self._beside(ref, self._endpoints):
             public = unit.public_names(ref.name)
             if public is not None:
                 names |= dict.fromkeys(public)
-                credentials.append(unit.credential)
-        return tuple(names), tuple(sorted(credentials))
+                shown.append(unit.credential)
+        return tuple(names), tuple(sorted(shown))
 
     def _beside(self, ref: Ref, units: Mapping[Ref, Any]) -> list[Any]:
         return [units[other] for other in sorted(units) if other.namespace == ref.namespace]

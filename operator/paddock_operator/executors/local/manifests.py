@@ -1,4 +1,4 @@
-"""Is this document acceptable on this machine? The CRD schemas, what one machine refuses, and key Secrets.
+"""Is this document acceptable on this machine? The CRD schemas, what one machine refuses, and Secrets.
 
 Called by `watch` for every document, through the function that `checker` makes.
 """
@@ -9,7 +9,6 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from paddock_operator.core import fields, schema
-from paddock_operator.core.resources import API_KEY_TYPE, is_api_key
 from paddock_operator.executors.local.crdfiles import crds
 
 
@@ -21,8 +20,6 @@ def checker() -> Callable[[dict[str, Any]], Sequence[str]]:
         found = schema.problems(document, schemas)
         if found:
             return [str(problem) for problem in found]
-        if document["kind"] == "Secret" and not is_api_key(document):
-            return [f"a Secret must be of type {API_KEY_TYPE} here; remove it from the files given with -f"]
         return [str(problem) for problem in fields.local_problems(document)]
 
     return check

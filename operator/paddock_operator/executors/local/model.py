@@ -16,6 +16,7 @@ from paddock_operator.core.plan_types import RESTART_FIELDS, ModelPlan
 from paddock_operator.core.resources import Model, Ref
 from paddock_operator.core.snapshot import snapshot
 from paddock_operator.executors.local.context import Context
+from paddock_operator.executors.local.credentials import Credentials
 from paddock_operator.executors.local.program import Program
 from paddock_operator.executors.local.puller import Puller
 
@@ -41,6 +42,12 @@ class ModelUnit:
 
     def _progress(self, digest: str, completed: int, total: int, speed: float) -> None:
         self._context.reporter.progress(self._ref, digest, completed, total, speed)
+
+    def sign_in(self, credentials: Credentials | None) -> None:
+        """Pull with these credentials from now on; new ones let a failed pull be tried again at once."""
+        if self._puller.credentials != credentials:
+            self._puller.credentials = credentials
+            self.retry_pull()
 
     def gather(
         self,
@@ -107,7 +114,7 @@ class ModelUnit:
         self._ring()
 
     def retry_pull(self) -> None:
-        """The cache changed: try a failed pull again now."""
+        """What a failed pull may have lacked is there: try it again now."""
         for worker in (self._puller, self._converter):
             if worker.observed.state == "failed":
                 worker.retry_now()

@@ -10,15 +10,19 @@ import json
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import replace
+from pathlib import Path
 from typing import Any, Literal
 
 from paddock_operator.core.observed import PullObserved, PullResult
 from paddock_operator.executors.local.backoff import Backoff
 from paddock_operator.executors.local.context import Context
+from paddock_operator.executors.local.credentials import MISSING, Credentials, mounted
 from paddock_operator.executors.local.process import Command, Event, Process, spawn
 
 PROGRESS_SECONDS = 0.2
 _RETRY_FIRST_SECONDS = 1.0
+_NOT_HELD = ("Offline", "NotFound", "DigestMismatch")
+"""What a child says that may ask only the cache, and does not find all there."""
 
 Progress = Callable[[str, int, int, float], None]
 
@@ -26,7 +30,7 @@ Progress = Callable[[str, int, int, float], None]
 class Puller:
     """`observed` is what the plan reads. `command` is the runner's: pull or convert.
 
-    `on_progress` gets digest, completed, total, bytes per second.
+    `on_progress` gets digest, completed, total, bytes per second. Each child gets the `credentials` of its start.
     """
 
     def __init__(
@@ -46,6 +50,7 @@ class Puller:
         self._process: Process | None = None
         self._again = asyncio.Event()
         self._began = self._told = 0.0
+        self.credentials: Credentials | None = None
         self.observed = PullObserved()
 
     def ensure(self, request: Mapping[str, Any] | None, key: str) -> None:
@@ -59,7 +64,7 @@ class Puller:
             self._on_change()
 
     def retry_now(self) -> None:
-        """Something changed in the cache: a failed pull need not wait."""
+        """What it lacked may be there: a failed pull need not wait."""
         self._again.set()
 
     async def _until_done(self, request: bytes) -> None:
@@ -79,16 +84,21 @@ class Puller:
     async def _once(self, request: bytes) -> bool:
         """One child; True when it brought a result."""
         self._began = self._told = time.monotonic()
+        credentials = self.credentials
+        try:
+            with mounted(credentials, self._context.home.run) as folder:
+                end = await self._run(request, _means(credentials, folder))
+        except OSError as error:
+            end = _failure("CacheUnusable", f"cannot run paddock-runner {self._command}: {error.strerror}")
+        return self._finish(_explained(end, credentials))
+
+    async def _run(self, request: bytes, means: tuple[list[str], dict[str, str]]) -> Event:
         argv = [*self._context.runner, self._command, "--models", str(self._context.home.models), "--request", "-"]
         ends: list[Event] = []
-        try:
-            command = Command(self._name, argv, stdin=request)
-            self._process = await spawn(command, self._context.home.logs, lambda event: self._event(event, ends))
-            code = await self._process.wait()
-        except OSError as error:
-            ends, code = [_failure("CacheUnusable", f"cannot run paddock-runner {self._command}: {error.strerror}")], 1
-        end = ends[-1] if ends else _failure("PullerCrashed", f"{self._command} ended with status {code}; see its log")
-        return self._finish(end)
+        command = Command(self._name, [*argv, *means[0]], stdin=request, env=means[1])
+        self._process = await spawn(command, self._context.home.logs, lambda event: self._event(event, ends))
+        code = await self._process.wait()
+        return ends[-1] if ends else _failure("PullerCrashed", f"{self._command} ended with status {code}; see its log")
 
     def _finish(self, end: Event) -> bool:
         attempts = self.observed.attempts + 1
@@ -142,6 +152,24 @@ class Puller:
             await asyncio.gather(task, return_exceptions=True)
         if self._process is not None:
             await self._process.wait()
+
+
+def _means(credentials: Credentials | None, folder: Path | None) -> tuple[list[str], dict[str, str]]:
+    """Further arguments and variables of a child. Without the Secret that is named, only the cache is asked."""
+    if folder is not None:
+        return ["--credentials", str(folder)], {}
+    return [], {"PADDOCK_OFFLINE": "1"} if credentials else {}
+
+
+def _explained(end: Event, credentials: Credentials | None) -> Event:
+    """The end of a child, with an error as a cluster would tell it: a Secret can be created or corrected."""
+    if credentials is None or end["event"] == "result":
+        return end
+    if credentials.values is None and end.get("reason") in _NOT_HELD:
+        return _failure(MISSING, credentials.missing)
+    if end.get("reason") == "Unauthorized" and not end.get("retryable"):
+        return _failure("Unauthorized", f"{end.get('message')}; correct the Secret of secretRef")
+    return end
 
 
 def _failure(reason: str, message: str) -> Event:

@@ -7,17 +7,19 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import shutil
 import signal
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 
 from paddock_operator.core.identity import secret_hash
-from paddock_operator.core.resources import DEFAULT_NAMESPACE, Endpoint, KeyRecord, Ref, parse
+from paddock_operator.core.resources import DEFAULT_NAMESPACE, Endpoint, KeyRecord, Ref, is_api_key, parse
 from paddock_operator.executors.local import atomic, files, keys
 from paddock_operator.executors.local.announce import Announcer
 from paddock_operator.executors.local.context import Context
 from paddock_operator.executors.local.controller import Controller
+from paddock_operator.executors.local.credentials import PREFIX
 from paddock_operator.executors.local.home import Home, HomeOwnedError, Ownership
 from paddock_operator.executors.local.listen import Address, ListenError
 from paddock_operator.executors.local.machine import memory
@@ -135,6 +137,8 @@ class _Up:
         stale = [*self._home.run.glob("model-*.json"), *self._home.run.glob("endpoint-*.json"), self._home.local_key]
         for path in stale:
             path.unlink(missing_ok=True)
+        for folder in self._home.run.glob(f"{PREFIX}*"):
+            shutil.rmtree(folder, ignore_errors=True)
 
     def _bind_first(self, objects: Mapping[Ref, Document]) -> None:
         """Bind `--listen` before anything starts. Raises ListenError."""
@@ -169,7 +173,8 @@ class _Up:
 
     def _apply(self, documents: Mapping[Ref, Document]) -> None:
         objects = {ref: document for ref, document in documents.items() if ref.kind != "Secret"}
-        declared = [keys.record_of(document.body) for ref, document in documents.items() if ref.kind == "Secret"]
+        secrets = {ref: document for ref, document in documents.items() if ref.kind == "Secret"}
+        declared = [keys.record_of(document.body) for document in secrets.values() if is_api_key(document.body)]
         stored, problems = keys.stored(self._home.keys)
         for problem in problems:
             self._reporter.error(problem)
@@ -177,7 +182,7 @@ class _Up:
         if any(made):
             stored, _ = keys.stored(self._home.keys)
         self._keys_seen = keys.fingerprint(self._home.keys)
-        self._controller.apply(objects, [*declared, *stored])
+        self._controller.apply(objects, [*declared, *stored], secrets)
 
     def _first_key(self, namespace: str) -> bool:
         """A namespace that never had a key gets one, shown this once. After `key revoke` none comes back by itself."""
