@@ -70,7 +70,20 @@ SOURCES: list[Case] = [
     (source(ollama={"name": "../etc/passwd"}), "spec.source.ollama.name", "should match"),
     (source(ollama={"name": "a\u00a0\x01\U0001f999"}), "spec.source.ollama.name", "a\\u00a0\\x01\U0001f999"),
     (source(ollama={"name": "x" * 601}), "spec.source.ollama.name", "may not be more than 600 bytes"),
-    (source(ollama={"name": "x@sha256:" + HEX}), "spec.source.ollama.name", "should match"),
+    (source(ollama={"name": "x@sha256:" + HEX[1:]}), "spec.source.ollama.name", "should match"),
+    (
+        source(ollama={"name": "x:1@sha256:" + HEX, "digest": "sha256:" + HEX}),
+        "spec.source.ollama.digest",
+        "remove one of them",
+    ),
+    (
+        model(
+            source={"ollama": {"name": "x@sha256:" + HEX}},
+            updatePolicy={"type": "Track", "interval": "1h"},
+        ),
+        "spec.updatePolicy",
+        "use Pinned",
+    ),
     (source(ollama={"name": "x", "digest": HEX}), "spec.source.ollama.digest", "sha256:"),
     (source(ollama={"name": "x", "secretRef": "s"}), "spec.source.ollama.secretRef", "must be of type object"),
     (source(ollama={"name": "x", "secretRef": {"name": "S"}}), "spec.source.ollama.secretRef.name", "should match"),

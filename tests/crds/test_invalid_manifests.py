@@ -34,11 +34,13 @@ VALID: list[dict[str, Any]] = [
     model(),
     source(ollama={"name": "hf.co/bartowski/Llama-3.2-1B-Instruct-GGUF:Q4_K_M"}),
     source(ollama={"name": "localhost:5000/team/model:v1", "digest": "sha256:" + HEX, "secretRef": {"name": "reg"}}),
+    source(ollama={"name": "registry.ollama.ai/library/smollm2:135m@sha256:" + HEX}),
     source(huggingFace={"repo": "Qwen/Qwen3-8B-GGUF", "file": "Qwen3-8B-Q4_K_M.gguf", "revision": "main"}),
     source(oci={"reference": "ghcr.io/acme/models/llama:1.0@sha256:" + HEX}),
     source(http={"url": "http://127.0.0.1:8080/m.gguf", "sha256": HEX}),
     source(http={"url": "https://[::1]:8443/a/b.gguf?x=1@2", "sha256": HEX}),
     source(claim={"claimName": "data", "path": "dir/m.gguf"}),
+    source(claim={"claimName": "data", "path": "blobs/sha256-" + HEX}),
     source(model={"name": "base.model"}),
     named("llama3.2-3b", namespace="team", labels={"app": "x"}, annotations={"note": "any text ü"}),
     model(updatePolicy={"type": "Track", "interval": "1h30m"}),
@@ -72,7 +74,13 @@ VALID: list[dict[str, Any]] = [
     ),
     policy(models=["*"], verbs=["infer", "manage"], expires="2030-01-01T00:00:00Z"),
     policy(previous={"sha256": HEX, "until": "2030-01-01T00:00:00+02:00"}, expires=None),
-    {"apiVersion": "v1", "kind": "Secret", "metadata": {"name": "tls"}, "type": "kubernetes.io/tls", "data": {"x": "eA=="}},
+    {
+        "apiVersion": "v1",
+        "kind": "Secret",
+        "metadata": {"name": "tls"},
+        "type": "kubernetes.io/tls",
+        "data": {"x": "eA=="},
+    },
 ]
 
 

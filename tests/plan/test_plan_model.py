@@ -209,10 +209,11 @@ def test_only_a_new_token_resolves_a_pinned_name_again() -> None:
     assert [entry["digest"] for entry in plan.status["history"]] == [B, A]
 
 
-def test_digest_in_spec_wins_over_the_pin() -> None:
+@pytest.mark.parametrize("asked", [{"name": "smollm2:135m", "digest": B}, {"name": f"smollm2:135m@{B}"}])
+def test_digest_in_spec_wins_over_the_pin(asked: dict[str, str]) -> None:
     machine = Machine(MODEL)
     machine.settle()
-    machine.model = make_model(2, source={"ollama": {"name": "smollm2:135m", "digest": B}})
+    machine.model = make_model(2, source={"ollama": asked})
     plan = machine.step()
     assert plan.pull is not None
     assert plan.pull["digest"] == B

@@ -69,7 +69,7 @@ class Source:
     @property
     def pinned_digest(self) -> str | None:
         """The manifest digest (`sha256:<hex>`) that the spec itself demands, if any."""
-        return self.ollama.digest if self.ollama else None
+        return (self.ollama.digest or self.ollama.name.partition("@")[2] or None) if self.ollama else None
 
 
 @dataclass(frozen=True, slots=True)
