@@ -47,7 +47,7 @@ def test_lists_of_objects_keep_their_defaults() -> None:
         ({"sources": {"allow": [{"host": "a"}]}}, "sources.allow[0].cidr is required"),
         ({"sources": {"connections": 65}}, "sources.connections must be at most 64, not 65"),
         ({"sources": {"rate": "fast"}}, "sources.rate: must be bytes per second such as 50M, not 'fast'"),
-        ({"sources": {"caConfigMap": "Big"}}, "sources.caConfigMap: must be the name of a ConfigMap or Secret, not 'Big'"),
+        ({"sources": {"caConfigMap": "Big"}}, "sources.caConfigMap: must be the name of a ConfigMap or Secret"),
         ({"sources": {"mirrors": [{"host": "a"}]}}, "sources.mirrors[0].url is required"),
         (
             {"sources": {"mirrors": [{"host": "a", "url": "ftp://m"}]}},
