@@ -105,7 +105,7 @@ def report(found: list[Row]) -> str:
         f"{'exact in every row' if exact else 'NOT exact'}; {len(above)} of {len(found)} processes took more than "
         "their estimate.\n\n"
         "`logged` is what llama.cpp says it allocates; `resident` is what loading and one full step of one sequence "
-        "added to the child process; `estimate of it` has the programs besides (146 MiB, and 300 bytes for each token "
+        "added to the child process; `estimate of it` has the programs besides (146 MiB, and 550 bytes for each token "
         "of the vocabulary). Weights that a step does not read are mapped, not resident. Encoders are loaded in mode "
         "embed; `logged` then counts a row of output for each token of a step, where llama.cpp logs one for each "
         "sequence and makes the others with the first long text.\n\n"

@@ -5,10 +5,13 @@ from __future__ import annotations
 import importlib.util
 import shutil
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
+from typing import Any, Literal
 
 import ollama
 import openai
+import pydantic
 import pytest
 import yaml
 from tests.support.up import Up, cli
@@ -65,6 +68,36 @@ def test_the_ollama_client_streams_a_sensible_answer(running: Up) -> None:
         assert "Paris" in "".join(part.message.content or "" for part in parts)
     with ollama.Client(host=running.url) as nobody, pytest.raises(ollama.ResponseError, match=r"401|key"):
         nobody.list()
+
+
+class Capital(pydantic.BaseModel):
+    """What is asked for by schema."""
+
+    city: Literal["Paris", "London", "Rome"]
+    year: int = pydantic.Field(ge=1, le=2100)
+
+
+def test_the_ollama_client_gets_what_its_schema_says(running: Up) -> None:
+    asked = [{"role": "user", "content": QUESTION}]
+    with ollama.Client(host=running.url, headers={"authorization": f"Bearer {running.key}"}) as client:
+        reply = client.chat(model="smollm2", messages=asked, format=Capital.model_json_schema())
+        assert Capital.model_validate_json(reply.message.content or "").city == "Paris"
+        assert (reply.done_reason, (reply.message.content or "")[-1:]) == ("stop", "}")
+        parts = client.generate(model="smollm2", prompt=QUESTION, format="json", stream=True)
+        assert "".join(part.response for part in parts).startswith("{")
+
+
+def test_the_openai_client_gets_what_its_schema_says(running: Up) -> None:
+    wrong: Any = {"type": "json_schema", "json_schema": {"name": "x", "schema": {"not": {"type": "string"}}}}
+    with openai.OpenAI(base_url=f"{running.url}/v1", api_key=running.key) as client:
+        ask = partial(client.chat.completions.create, model="smollm2", messages=[{"role": "user", "content": QUESTION}])
+        parsed = client.chat.completions.parse(
+            model="smollm2", messages=[{"role": "user", "content": QUESTION}], response_format=Capital
+        )
+        assert parsed.choices[0].message.parsed is not None
+        assert parsed.choices[0].message.parsed.city == "Paris"
+        with pytest.raises(openai.BadRequestError, match="Unimplemented keys"):
+            ask(response_format=wrong)
 
 
 def test_run_answers(running: Up) -> None:

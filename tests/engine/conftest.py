@@ -16,6 +16,7 @@ from paddock_runner.core.engine_facts import StepStats
 from paddock_runner.core.engine_record import EngineRecord
 from paddock_runner.core.generation import Delta, Event, Finished, GenerationRequest, Sampling, Segment, Started
 from paddock_runner.engine.fake import FakeBackend
+from paddock_runner.engine.grammar import Table
 from paddock_runner.engine.link import FrameLink
 from paddock_runner.engine.loop import EngineLoop
 from paddock_runner.engine.protocol import Failed, FrameReader, Load, Submit, ToEngine, Tokens, decode, encode
@@ -48,7 +49,8 @@ class Harness:
         self.front.setblocking(False)
         self.link = FrameLink(theirs)
         loaded = backend.load(record, lambda _: None)
-        self.loop = EngineLoop(backend, self.link, Load(record, queue_depth), loaded, first_ms=1.0)
+        table = Table(backend, backend.vocab.size)
+        self.loop = EngineLoop(backend, self.link, Load(record, queue_depth), loaded, table, first_ms=1.0)
         self._reader = FrameReader()
 
     def send(self, message: ToEngine) -> None:

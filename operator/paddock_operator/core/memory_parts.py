@@ -13,7 +13,7 @@ from typing import Any
 
 PROCESS_BYTES = 146 * 1024 * 1024
 """Front, engine and libraries without anything of a model: measured, rounded up."""
-TOKEN_BYTES = 300
+TOKEN_BYTES = 550
 """What the vocabulary takes in the engine for each token, twice for a moment while weights are loaded: measured."""
 PADDING = 256
 MAX_NUMBER = 1 << 53

@@ -127,6 +127,9 @@ class Metrics:
         self.restarts = self._counter("engine_restarts_total", "Engine processes that were lost and replaced.")
         self.batches = self._counter("decode_batches_total", "Steps of the engine.")
         self.step_seconds = self._histogram("step_seconds", "Wall time of one step of the engine.", CONTROL)
+        self.mask_seconds = self._counter(
+            "constraint_mask_seconds_total", "Finding out which tokens the schemas and grammars of requests allow."
+        )
         self.load_seconds = self._histogram("model_load_seconds", "Loading the weights, with the self-test.", LOAD)
 
     def _name(self, name: str) -> str:
@@ -172,6 +175,7 @@ class Metrics:
         """Observer's hook."""
         self.batches.labels(self.model).inc()
         self.step_seconds.labels(self.model).observe(stats.milliseconds / 1000)
+        self.mask_seconds.labels(self.model).inc(stats.mask_milliseconds / 1000)
 
     def on_event(self, request_id: str, event: Event | EmbedEvent) -> None:
         """Observer's hook: tokens count when the engine made them, however slow the reader is."""

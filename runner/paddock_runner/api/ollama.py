@@ -14,6 +14,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
 from paddock_runner.api import body as bodies
+from paddock_runner.api.constraints import from_format
 from paddock_runner.api.context import arrival_of, refusal, runner_of, tenant_of
 from paddock_runner.api.errors import ApiError, error_body, unsupported
 from paddock_runner.api.metrics import Operation
@@ -76,8 +77,7 @@ def _check(runner: Runner, body: GenerateBody | ChatBody, missing: int, missing_
     if not runner.serves(body.model):
         raise ApiError(404, f"model '{body.model[:200]}' not found", reason="not_found", param="model")
     _check_think(body)
-    if body.format not in (None, ""):
-        raise unsupported("format")
+    from_format(body.format)
     try:
         return parse_keep_alive(body.keep_alive)
     except ValueError as error:
@@ -158,6 +158,7 @@ def _generation(
         max_tokens=max(-1, integer(options, "num_predict", -1)),
         sampling=to_sampling(options),
         stop=stops(options),
+        constraint=from_format(body.format),
         logprobs=body.top_logprobs if body.logprobs else None,
         context_limit=max(MIN_CONTEXT, asked) if smaller else 0,
         add_bos=prompt.add_bos,

@@ -13,6 +13,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
 from paddock_runner.api import body as bodies
+from paddock_runner.api.constraints import from_response_format
 from paddock_runner.api.context import arrival_of, refusal, runner_of, tenant_of
 from paddock_runner.api.errors import ApiError, error_body, unsupported
 from paddock_runner.api.modes import must_generate
@@ -87,9 +88,7 @@ def _refuse_chat(body: ChatBody) -> None:
     _refuse_common(body)
     if body.top_logprobs is not None and not body.logprobs:
         raise ApiError(400, "top_logprobs: needs logprobs to be true", param="top_logprobs", code="invalid_value")
-    kind = body.response_format.get("type") if isinstance(body.response_format, dict) else body.response_format
-    if kind not in (None, "text"):
-        raise unsupported("response_format", 'response_format: only {"type": "text"} is supported yet')
+    from_response_format(body.response_format)
     for field in ("tools", "functions", "audio", "chat_template", "chat_template_kwargs"):
         if getattr(body, field):
             raise unsupported(field)
@@ -149,6 +148,7 @@ def _answer(
         max_tokens=limit or max(-1, integer(options, "num_predict", -1)),
         sampling=to_sampling(options, body.biases),
         stop=stops(options),
+        constraint=from_response_format(body.response_format) if isinstance(body, ChatBody) else None,
         logprobs=logprobs,
         add_bos=prompt.add_bos,
         tenant=tenant_of(request),

@@ -40,7 +40,7 @@ class StepStats:
 
     KV cells after it: `used_cells` by sequences that run (`shared_cells` of them by several), `retained_cells` only
     for the prefixes they keep, `saved_cells` copied to host memory. `expected_seconds`: how long a request that comes
-    now would wait for a slot.
+    now would wait for a slot. `mask_milliseconds` of the step were spent on what constraints allow.
     """
 
     running: int
@@ -53,3 +53,4 @@ class StepStats:
     shared_cells: int
     expected_seconds: float = 0.0
     saved_cells: int = 0
+    mask_milliseconds: float = 0.0

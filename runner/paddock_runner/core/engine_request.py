@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from paddock_runner.core.engine_sampling import MAX_LOGPROBS
-from paddock_runner.core.generation import GenerationRequest, InvalidRequestError
+from paddock_runner.core.generation import Constraint, GenerationRequest, InvalidRequestError
 from paddock_runner.core.stops import MAX_STOP_CHARACTERS, MAX_STOPS
+
+MAX_GRAMMAR_BYTES = 64 * 1024
 
 
 def check_request(request: GenerationRequest, vocab_size: int) -> None:
@@ -16,9 +18,19 @@ def check_request(request: GenerationRequest, vocab_size: int) -> None:
     if request.logprobs is not None and not 0 <= request.logprobs <= MAX_LOGPROBS:
         raise InvalidRequestError("logprobs", f"must be between 0 and {MAX_LOGPROBS}")
     _check_stops(request.stop)
+    if request.constraint is not None:
+        _check_constraint(request.constraint, vocab_size)
     for segment in request.prompt:
         if any(not 0 <= token < vocab_size for token in segment.tokens):
             raise InvalidRequestError("prompt", f"has a token id outside 0 to {vocab_size - 1}")
+
+
+def _check_constraint(constraint: Constraint, vocab_size: int) -> None:
+    size = len(constraint.grammar.encode())
+    if size > MAX_GRAMMAR_BYTES:
+        raise InvalidRequestError(constraint.field, f"has {size} bytes, at most {MAX_GRAMMAR_BYTES} are allowed")
+    if constraint.after_token >= vocab_size or len(constraint.after_text) > MAX_STOP_CHARACTERS:
+        raise InvalidRequestError(constraint.field, "begins after something that is no token or too long a text")
 
 
 def _check_stops(stops: tuple[str, ...]) -> None:

@@ -71,7 +71,7 @@ class Constraint:
     """What the output must look like: `grammar` in the language that `kind` names (a JSON schema as JSON text).
 
     It begins with the first token, or after the token `after_token` (≥ 0) or the text `after_text` was generated;
-    `required` False lets the output end before it began.
+    `required` False lets the output end before it began. `field` is what the caller's dialect calls it, for errors.
     """
 
     kind: GrammarKind
@@ -79,6 +79,7 @@ class Constraint:
     after_token: int = -1
     after_text: str = ""
     required: bool = True
+    field: str = "format"
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,7 +14,7 @@ from paddock_runner.core.engine_record import EngineRecord
 
 PROCESS_BYTES = 146 << 20
 """Front, engine and libraries without anything of a model: measured, rounded up."""
-TOKEN_BYTES = 300
+TOKEN_BYTES = 550
 """What the vocabulary takes in the engine for each token, twice for a moment while weights are loaded: measured."""
 PADDING = 256
 

@@ -19,6 +19,7 @@ from paddock_runner.core.sequence import Chunk
 
 if TYPE_CHECKING:
     from paddock_runner.engine.embed_backend import EmbedBackend
+    from paddock_runner.engine.grammar import Allowed
 
 
 class BackendError(Exception):
@@ -92,14 +93,20 @@ class Backend(Protocol):
     def piece(self, token: int) -> bytes:
         """The token's bytes; none for control tokens."""
 
+    def pieces(self) -> list[bytes]:
+        """The bytes of all tokens, in a new list."""
+
     def decode(self, chunks: Sequence[Chunk]) -> None:
         """Run one batch. Raises NoCellsError, BackendError."""
 
     def open_sampler(self, sampling: Sampling, tokens: Sequence[int]) -> Sampler:
         """A sampler for a normal `sampling` (see `core.engine_sampling`) that has seen `tokens`."""
 
-    def sample(self, row: int, sampler: Sampler) -> int:
-        """Draw from the `row`-th output of the last decode and remember it. Raises NonFiniteLogitsError."""
+    def sample(self, row: int, sampler: Sampler, allowed: Allowed | None = None) -> int:
+        """Draw from the `row`-th output of the last decode, from `allowed` tokens if given, and remember it.
+
+        Raises NonFiniteLogitsError, also if nothing is allowed.
+        """
 
     def logprob(self, row: int, token: int, top: int) -> TokenLogprob:
         """Exact log-probability of `token` and of the `top` best, before any sampler."""

@@ -22,7 +22,8 @@ from paddock_runner.core.generation import Sampling, TokenLogprob
 from paddock_runner.core.sequence import Chunk
 from paddock_runner.engine.backend import Abilities, BackendError, Loaded, NoCellsError, Sampler
 from paddock_runner.engine.embed_fake import FakeEmbedder
-from paddock_runner.engine.logits import Row, best_token, token_logprob
+from paddock_runner.engine.grammar import Allowed
+from paddock_runner.engine.logits import Row, best_token, masked, token_logprob
 
 BOS, END = 256, 257
 SIZE = 258
@@ -115,6 +116,9 @@ class FakeBackend:
     def piece(self, token: int) -> bytes:
         return bytes([token]) if token < BOS else b""
 
+    def pieces(self) -> list[bytes]:
+        return [self.piece(token) for token in range(SIZE)]
+
     def decode(self, chunks: Sequence[Chunk]) -> None:
         call, self.decodes = self.decodes, self.decodes + 1
         self._misbehave(call, sum(len(chunk.tokens) for chunk in chunks))
@@ -130,14 +134,15 @@ class FakeBackend:
         self.samplers.append(FakeSampler(sampling))
         return self.samplers[-1]
 
-    def sample(self, row: int, sampler: Sampler) -> int:
+    def sample(self, row: int, sampler: Sampler, allowed: Allowed | None = None) -> int:
         state = cast(FakeSampler, sampler)
         state.drawn += 1
-        token = best_token(self._rows[row])
+        logits = self._rows[row] if allowed is None else masked(self._rows[row], allowed)
+        token = best_token(logits)
         if state.sampling.temperature <= 0:
             return token
         noise = _generator([state.sampling.seed or 0, state.drawn]).standard_normal(SIZE)
-        return best_token(self._rows[row] + noise.astype(np.float32) * np.float32(state.sampling.temperature))
+        return best_token(logits + noise.astype(np.float32) * np.float32(state.sampling.temperature))
 
     def logprob(self, row: int, token: int, top: int) -> TokenLogprob:
         return token_logprob(self._rows[row], token, top, self.piece)

@@ -18,6 +18,7 @@ from paddock_runner.core.engine_record import EngineRecord
 from paddock_runner.core.generation import Sampling, TokenLogprob
 from paddock_runner.core.sequence import Chunk
 from paddock_runner.engine.backend import Abilities, BackendError, Loaded, NoCellsError, Sampler
+from paddock_runner.engine.grammar import Allowed
 from paddock_runner.engine.llama_batch import LlamaBatch
 from paddock_runner.engine.llama_bindings import api
 from paddock_runner.engine.llama_embed import LlamaEmbedder
@@ -25,7 +26,7 @@ from paddock_runner.engine.llama_log import LogCapture
 from paddock_runner.engine.llama_model import LlamaModel, context_params
 from paddock_runner.engine.llama_samplers import LlamaSampler
 from paddock_runner.engine.llama_vocab import Vocabulary
-from paddock_runner.engine.logits import Row, best_token, token_logprob
+from paddock_runner.engine.logits import Row, best_token, masked, token_logprob
 from paddock_runner.engine.threads import available_threads
 
 _ENCODER = "the model is an encoder and cannot generate text; set spec.serving.mode to Embed or Rerank"
@@ -82,6 +83,9 @@ class LlamaBackend:
     def piece(self, token: int) -> bytes:
         return self._vocabulary.piece(token)
 
+    def pieces(self) -> list[bytes]:
+        return self._vocabulary.pieces()
+
     def decode(self, chunks: Sequence[Chunk]) -> None:
         assert self._batch is not None  # noqa: S101  (load comes first)
         self._outputs = self._batch.fill(chunks)
@@ -95,8 +99,20 @@ class LlamaBackend:
     def open_sampler(self, sampling: Sampling, tokens: Sequence[int]) -> LlamaSampler:
         return LlamaSampler(self._vocabulary.native, self.vocab.size, sampling, tokens)
 
-    def sample(self, row: int, sampler: Sampler) -> int:
-        best = best_token(self._logits[row])
+    def sample(self, row: int, sampler: Sampler, allowed: Allowed | None = None) -> int:
+        logits = self._logits[row]
+        best = best_token(logits)
+        if allowed is None:
+            return self._draw(row, sampler, best)
+        held = logits.copy()
+        logits[:] = masked(logits, allowed)
+        try:
+            return self._draw(row, sampler, best_token(logits))
+        finally:
+            # Log-probabilities are those of the model, whatever was allowed.
+            logits[:] = held
+
+    def _draw(self, row: int, sampler: Sampler, best: int) -> int:
         drawer = cast(LlamaSampler, sampler)
         return best if drawer.chain is None else drawer.draw(self._logits[row], self._context, self._outputs[row])
 

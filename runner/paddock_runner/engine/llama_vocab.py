@@ -57,6 +57,10 @@ class Vocabulary:
             piece = self._pieces[token] = self._read_piece(token, special=False)
         return piece
 
+    def pieces(self) -> list[bytes]:
+        """Of all tokens, in a new list."""
+        return [self._read_piece(token, special=False) for token in range(self.facts.size)]
+
     def _read_piece(self, token: int, special: bool) -> bytes:
         buffer = ctypes.create_string_buffer(64)
         size = api.llama_token_to_piece(self.native, token, buffer, len(buffer), 0, special)

@@ -24,6 +24,11 @@ def best_token(row: Row) -> int:
     return index
 
 
+def masked(row: Row, allowed: NDArray[np.bool_]) -> Row:
+    """A copy of the row in which what is not allowed has no probability."""
+    return np.where(allowed, row, np.float32(-np.inf))
+
+
 def token_logprob(row: Row, token: int, top: int, piece: Callable[[int], bytes]) -> TokenLogprob:
     """Log-probability of `token` and of the `top` most probable tokens, best first, over the whole row."""
     wide = row.astype(np.float64)

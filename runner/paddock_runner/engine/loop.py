@@ -34,8 +34,9 @@ from paddock_runner.core.sequence import Chunk, Sampled, Sequence, Step
 from paddock_runner.engine.backend import Backend, Loaded, NoCellsError, NonFiniteLogitsError
 from paddock_runner.engine.cache_hands import CacheHands
 from paddock_runner.engine.failures import to_wire
+from paddock_runner.engine.grammar import GrammarError, Table
 from paddock_runner.engine.link import FrameLink, LinkClosedError
-from paddock_runner.engine.prompts import PromptThread
+from paddock_runner.engine.prompts import Prepared, PromptThread
 from paddock_runner.engine.protocol import (
     Cancel,
     Hold,
@@ -56,7 +57,10 @@ Clock = Callable[[], float]
 
 
 class EngineLoop:
-    """Serves `link` with a loaded `backend`. `first_ms` is the time of one token decoded alone (see `core.costs`)."""
+    """Serves `link` with a loaded `backend`, whose vocabulary `table` has for constraints.
+
+    `first_ms` is the time of one token decoded alone (see `core.costs`).
+    """
 
     def __init__(
         self,
@@ -64,6 +68,7 @@ class EngineLoop:
         link: FrameLink,
         load: Load,
         loaded: Loaded,
+        table: Table,
         *,
         first_ms: float,
         clock: Clock = time.monotonic,
@@ -83,12 +88,13 @@ class EngineLoop:
             hot=min(loaded.cells, HOT_CELLS),
         )
         self._hands = CacheHands(backend)
-        self._prompts = PromptThread(backend, link.wake)
+        self._prompts = PromptThread(backend, table, link.wake)
         self._arriving: dict[int, tuple[GenerationRequest, float]] = {}  # being tokenised
         self._runs: dict[int, Run] = {}
         self._events: list[SequenceEvent] = []
         self._idle_told = True
         self._stopping = False
+        self._mask_seconds = 0.0
 
     def run(self) -> None:
         """Until Shutdown. Raises LinkClosedError when the front is gone, BackendError when the process must end."""
@@ -144,25 +150,25 @@ class EngineLoop:
             self._runs[handle].sequence.held = held
 
     def _admit_tokenised(self) -> None:
-        for handle, tokens in self._prompts.collect():
+        for handle, prepared in self._prompts.collect():
             arriving = self._arriving.pop(handle, None)
             if arriving is None:  # cancelled meanwhile
                 continue
             try:
-                if isinstance(tokens, GenerationError):
-                    raise tokens
-                self._add_run(handle, *arriving, tokens)
+                if isinstance(prepared, GenerationError):
+                    raise prepared
+                self._add_run(handle, *arriving, prepared)
             except GenerationError as error:
                 self._fail(handle, error)
 
-    def _add_run(self, handle: int, request: GenerationRequest, arrived: float, tokens: list[int]) -> None:
+    def _add_run(self, handle: int, request: GenerationRequest, arrived: float, prepared: Prepared) -> None:
         limit = min(self._context, request.context_limit or self._context)
         seed = int.from_bytes(os.urandom(4), "big")
         sampling = normal_sampling(request.sampling, vocab_size=self._vocab_size, context=limit, seed=seed)
-        sequence = Sequence(handle, tokens, limit, request.max_tokens, request.tenant, request.priority)
+        sequence = Sequence(handle, prepared.tokens, limit, request.max_tokens, request.tenant, request.priority)
         self._scheduler.add(sequence)
-        sampler = self._backend.open_sampler(sampling, tokens)
-        self._runs[handle] = Run(handle, request, sequence, sampler, Output(request.stop), arrived)
+        sampler = self._backend.open_sampler(sampling, prepared.tokens)
+        self._runs[handle] = Run(handle, request, sequence, sampler, Output(request.stop), arrived, prepared.guide)
 
     def _note_admitted(self, step: Step) -> None:
         for sequence in step.admitted:
@@ -183,23 +189,37 @@ class EngineLoop:
         ended = dict(self._scheduler.postprocess(step, sampled, milliseconds))
         for item, logprob in zip(sampled, logprobs, strict=True):
             self._tell_token(self._runs[item.sequence.key], item, logprob, ended.get(item.sequence))
-        for run in broken:
-            self._break(run, EngineFailedError("the model's output for this request is not a number"))
+        for run, words in broken:
+            self._break(run, EngineFailedError(words))
         self._send(self._stats(step, milliseconds))
 
-    def _sample(self, chunks: list[Chunk]) -> tuple[list[Sampled], list[TokenLogprob | None], list[Run]]:
+    def _sample(self, chunks: list[Chunk]) -> tuple[list[Sampled], list[TokenLogprob | None], list[tuple[Run, str]]]:
         sampled, logprobs, broken = [], [], []
         for row, chunk in enumerate(chunk for chunk in chunks if chunk.output):
             run = self._runs[chunk.sequence.key]
             try:
-                token = self._backend.sample(row, run.sampler)
+                token = self._draw(row, run)
             except NonFiniteLogitsError:
-                broken.append(run)
+                broken.append((run, "the model's output for this request is not a number"))
+                continue
+            except GrammarError as error:
+                broken.append((run, f"the constraint of this request cannot be followed any further: {error}"))
                 continue
             top = run.request.logprobs
             logprobs.append(None if top is None else self._backend.logprob(row, token, top))
             sampled.append(Sampled(chunk.sequence, token, self._backend.is_end(token)))
         return sampled, logprobs, broken
+
+    def _draw(self, row: int, run: Run) -> int:
+        if run.guide is None:
+            return self._backend.sample(row, run.sampler)
+        began = self._clock()
+        allowed = run.guide.allowed()
+        self._mask_seconds += self._clock() - began
+        token = self._backend.sample(row, run.sampler, allowed)
+        if not self._backend.is_end(token):
+            run.guide.accept(token)
+        return token
 
     def _tell_token(self, run: Run, item: Sampled, logprob: TokenLogprob | None, reason: FinishReason | None) -> None:
         run.first_token = run.first_token or self._clock()
@@ -207,7 +227,7 @@ class EngineLoop:
             run.output.push_end()
         else:
             run.output.push(item.token, self._backend.piece(item.token), logprob)
-        if run.output.stop is not None:
+        if run.output.stop is not None or (run.guide is not None and run.guide.done):
             reason = "stop"
         delta = run.output.take(last=reason is not None)
         if delta is not None:
@@ -246,6 +266,7 @@ class EngineLoop:
     def _send(self, stats: StepStats) -> None:
         self._idle_told = False
         self._link.send(Tokens(tuple(self._events), stats))
+        self._mask_seconds = 0.0
         self._events.clear()
 
     def _stats(self, step: Step | None, milliseconds: float) -> StepStats:
@@ -260,6 +281,7 @@ class EngineLoop:
             shared_cells=self._scheduler.cells.shared,
             expected_seconds=self._scheduler.expected_seconds,
             saved_cells=self._scheduler.cells.host.cells,
+            mask_milliseconds=self._mask_seconds * 1000,
         )
 
 

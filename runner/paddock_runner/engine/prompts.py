@@ -9,11 +9,13 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from functools import partial
 from typing import Protocol
 
 from paddock_runner.core.generation import GenerationRequest, Segment
 from paddock_runner.engine.backend import Backend
+from paddock_runner.engine.grammar import Guide, Table
 from paddock_runner.engine.job_thread import JobThread
 
 
@@ -58,9 +60,23 @@ def _controls(backend: Tokenizer, tokens: Sequence[int]) -> list[int]:
     return [token for token in tokens if backend.is_control(token)]
 
 
-class PromptThread(JobThread[GenerationRequest, list[int]]):
-    """`submit` requests, be woken by `wake`, `collect` their tokens or errors."""
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """A prompt's ids, and what its output is held to."""
 
-    def __init__(self, backend: Backend, wake: Callable[[], None]) -> None:
-        work = partial(encode_prompt, backend)
+    tokens: list[int]
+    guide: Guide | None
+
+
+def prepare(backend: Backend, table: Table, request: GenerationRequest) -> Prepared:
+    """All that can be done before a request waits for a slot. Raises InvalidRequestError."""
+    guide = None if request.constraint is None else table.guide(request.constraint)
+    return Prepared(encode_prompt(backend, request), guide)
+
+
+class PromptThread(JobThread[GenerationRequest, Prepared]):
+    """`submit` requests, be woken by `wake`, `collect` what was prepared or errors."""
+
+    def __init__(self, backend: Backend, table: Table, wake: Callable[[], None]) -> None:
+        work = partial(prepare, backend, table)
         super().__init__(work, wake, name="prompts", what="the prompt could not be tokenised")

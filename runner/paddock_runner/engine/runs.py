@@ -8,6 +8,7 @@ from paddock_runner.core.engine_output import Output
 from paddock_runner.core.generation import Finished, FinishReason, GenerationRequest, Started
 from paddock_runner.core.sequence import Sequence
 from paddock_runner.engine.backend import Sampler
+from paddock_runner.engine.grammar import Guide
 
 
 @dataclass(slots=True)
@@ -20,6 +21,7 @@ class Run:
     sampler: Sampler
     output: Output
     arrived: float
+    guide: Guide | None = None
     admitted: float = 0.0
     first_token: float = 0.0
 

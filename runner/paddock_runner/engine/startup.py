@@ -14,6 +14,7 @@ from paddock_runner.engine.backend import Backend, BackendError, NoCellsError, N
 from paddock_runner.engine.embed_backend import EmbedBackend
 from paddock_runner.engine.embed_loop import EmbedLoop
 from paddock_runner.engine.embed_vectors import finished_vector
+from paddock_runner.engine.grammar import Table
 from paddock_runner.engine.link import FrameLink, LinkClosedError
 from paddock_runner.engine.loop import EngineLoop
 from paddock_runner.engine.procfs import resident_bytes
@@ -42,10 +43,11 @@ def _serve_text(backend: Backend, link: FrameLink, load: Load) -> None:
     began = time.monotonic()
     loaded = backend.load(load.record, _Reporter(link))
     first_ms = self_test(backend)
+    table = Table(backend, backend.vocab.size)
     memory = dataclasses.replace(loaded.memory, resident=resident_bytes(os.getpid()))
     seconds = time.monotonic() - began
     link.send(Ready(memory, seconds, loaded.threads, loaded.flash_attention, loaded.cells))
-    with closing(EngineLoop(backend, link, load, loaded, first_ms=first_ms)) as loop:
+    with closing(EngineLoop(backend, link, load, loaded, table, first_ms=first_ms)) as loop:
         loop.run()
 
 
