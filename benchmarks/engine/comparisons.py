@@ -15,6 +15,7 @@ from benchmarks.engine.costs import memory, python
 from benchmarks.engine.loads import Gaps, Rate, closed_loop, shared_prompt, streams_and_long, talks
 from benchmarks.engine.servers import BEST, DEFAULT, OLLAMA, OURS, TUNED, Shape, all_of
 from benchmarks.engine.single import single
+from benchmarks.engine.structure import structure
 
 T = TypeVar("T")
 Asked = Callable[[str, int], Coroutine[Any, Any, T]]
@@ -127,5 +128,5 @@ def turns(context: Context, best: tuple[str, ...]) -> list[Row]:
 
 COMPARISONS = {
     "single": single, "throughput": throughput, "stalls": stalls, "sharing": sharing, "turns": turns, "python": python,
-    "memory": memory,
+    "structure": structure, "memory": memory,
 }  # fmt: skip

@@ -15,6 +15,7 @@ from tests.support.waiting import descendants
 
 from paddock_runner.engine.backend import Sampler
 from paddock_runner.engine.fake import FakeBackend
+from paddock_runner.engine.grammar import Allowed
 from paddock_runner.engine.protocol import Submit, encode
 
 STEPS = 2000
@@ -30,7 +31,7 @@ class Instant(FakeBackend):
     def decode(self, chunks: Any) -> None:
         self.decodes += 1
 
-    def sample(self, row: int, sampler: Sampler) -> int:
+    def sample(self, row: int, sampler: Sampler, allowed: Allowed | None = None) -> int:
         return ord("a")
 
 

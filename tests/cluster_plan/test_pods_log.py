@@ -104,7 +104,7 @@ def test_a_runner_pod_is_the_contracts() -> None:
     assert runner["startupProbe"]["failureThreshold"] * runner["startupProbe"]["periodSeconds"] >= 120
     assert runner["lifecycle"] == {"preStop": {"sleep": {"seconds": 5}}}
     assert "annotations" not in _template(world)["metadata"]
-    assert runner["resources"] == {"requests": {"cpu": "500m", "memory": "856Mi"}, "limits": {"memory": "856Mi"}}
+    assert runner["resources"] == {"requests": {"cpu": "500m", "memory": "868Mi"}, "limits": {"memory": "868Mi"}}
     (owner,) = world.one("Deployment")["metadata"]["ownerReferences"]
     assert (owner["uid"], owner["controller"], owner["blockOwnerDeletion"]) == (kube.UID, True, False)
 

@@ -129,7 +129,7 @@ def test_random_load(world: World) -> None:
     crowd = Crowd(lambda: world.at.address, alone(world.at), random.Random(5))
     asyncio.run(all_of(world, crowd))
     assert not crowd.wrong, (len(crowd.wrong), crowd.wrong[:10], crowd.outcomes)
-    for outcome in ("answered", "equal", "left", "error"):
+    for outcome in ("answered", "equal", "left", "filled in", "error"):
         assert crowd.outcomes[outcome], crowd.outcomes
     for series in ("running", "waiting"):
         name = f'paddock_runner_requests_{series}{{model="smollm2"}}'

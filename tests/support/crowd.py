@@ -58,7 +58,16 @@ class Crowd:
             await asyncio.gather(*(self._person(client, ended) for _ in range(people)))
 
     async def _person(self, client: httpx.AsyncClient, ended: asyncio.Event) -> None:
-        manners = (self._asks, self._reads, self._reads, self._leaves, self._dawdles, self._talks, self._errs)
+        manners = (
+            self._asks,
+            self._reads,
+            self._reads,
+            self._leaves,
+            self._dawdles,
+            self._talks,
+            self._fills_in,
+            self._errs,
+        )
         while not ended.is_set():
             manner = self.luck.choice(manners)
             try:
@@ -110,6 +119,24 @@ class Crowd:
                 return
             self.outcomes["answered"] += 1
             text += reply.json()["response"]
+
+    async def _fills_in(self, client: httpx.AsyncClient) -> None:
+        """An answer that a schema holds."""
+        number = self.luck.randrange(10)
+        schema = {
+            "type": "object",
+            "properties": {"n": {"const": number}, "ok": {"type": "boolean"}},
+            "required": ["n", "ok"],
+        }
+        asked = {**body("Say something.", stream=False, temperature=1.0), "format": schema}
+        reply = await client.post(self._url(), json=asked, headers=self._tenant())
+        if reply.status_code != 200:
+            await self._refused(reply)
+            return
+        found, ended = reply.json(), reply.json()["done_reason"]
+        self.outcomes["filled in"] += 1
+        if ended == "stop" and json.loads(found["response"])["n"] != number:
+            self.wrong.append(f"n was to be {number}: {found['response']!r}")
 
     async def _errs(self, client: httpx.AsyncClient) -> None:
         long = {**body("word " * 3000, stream=False), "truncate": False}
