@@ -17,6 +17,7 @@ from paddock_operator.core.resources import Model, Ref
 from paddock_operator.core.snapshot import snapshot
 from paddock_operator.executors.local.context import Context
 from paddock_operator.executors.local.credentials import Credentials
+from paddock_operator.executors.local.probe import Readiness
 from paddock_operator.executors.local.program import Program
 from paddock_operator.executors.local.puller import Puller
 
@@ -158,7 +159,14 @@ def _needs_restart(old: Mapping[str, Any], new: Mapping[str, Any]) -> bool:
 def _state(program: Program) -> RunnerState:
     if program.crashed:
         return "crashed"
-    state = program.readiness.text("state")
+    return runner_state(program.readiness)
+
+
+def runner_state(readiness: Readiness) -> RunnerState:
+    """What a runner says it is; one that wakes up for a request is as ready as it was while it slept."""
+    state = readiness.text("state")
+    if readiness.ready and state in ("starting", "loading"):
+        return "unloaded"
     return cast(RunnerState, state) if state in _STATES else "starting"
 
 
