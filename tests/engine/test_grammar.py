@@ -74,6 +74,8 @@ def test_what_may_be_said(table: Table, constraint: Constraint, text: str, said:
     [
         (schema({"type": "objekt"}), "format: the JSON schema cannot be used: Invalid type: objekt"),
         (schema({"not": {"type": "string"}}), r'Unimplemented keys: \["not"\]'),
+        (schema({"not": {"type": "string"}, "x-guidance": {"lenient": True}}), "Unimplemented keys"),
+        (schema({"$ref": "#"}), "cannot be used"),
         (schema({"$ref": "#/missing"}), "does not exist"),
         (schema({"type": "string", "pattern": "(?=x)"}), "look-around"),
         (Constraint("json_schema", "[]"), "cannot be used"),

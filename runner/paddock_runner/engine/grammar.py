@@ -126,7 +126,10 @@ class Table:
             matcher = llguidance.LLMatcher(self._native, _grammar(constraint), limits=_LIMITS, log_level=0)
         except (ValueError, GbnfToLarkError) as error:
             raise _invalid(constraint, str(error)) from None
-        if matcher.is_error():
+        if not matcher.is_error():
+            # What is beyond the budget of a mask shows here, before anybody waits for it.
+            matcher.compute_bitmask()
+        if matcher.is_error() and matcher.stop_reason() not in _COMPLETE:
             raise _invalid(constraint, matcher.get_error())
         return Guide(self, constraint, matcher)
 
@@ -168,7 +171,7 @@ def _grammar(constraint: Constraint) -> str:
     kind, text = constraint.kind, constraint.grammar
     if kind in ("json", "json_schema"):
         schema = _ANY_OBJECT if kind == "json" else text
-        white_space: JsonCompileOptions = {"whitespace_pattern": _WHITE_SPACE}
+        white_space: JsonCompileOptions = {"whitespace_pattern": _WHITE_SPACE, "lenient": False}
         return llguidance.LLMatcher.grammar_from_json_schema(schema, overrides=white_space)
     if kind == "regex":
         return llguidance.LLMatcher.grammar_from_regex(text)

@@ -189,21 +189,23 @@ class EngineLoop:
         ended = dict(self._scheduler.postprocess(step, sampled, milliseconds))
         for item, logprob in zip(sampled, logprobs, strict=True):
             self._tell_token(self._runs[item.sequence.key], item, logprob, ended.get(item.sequence))
-        for run, words in broken:
-            self._break(run, EngineFailedError(words))
+        for run, words, spoilt in broken:
+            self._break(run, EngineFailedError(words), spoilt=spoilt)
         self._send(self._stats(step, milliseconds))
 
-    def _sample(self, chunks: list[Chunk]) -> tuple[list[Sampled], list[TokenLogprob | None], list[tuple[Run, str]]]:
+    def _sample(
+        self, chunks: list[Chunk]
+    ) -> tuple[list[Sampled], list[TokenLogprob | None], list[tuple[Run, str, bool]]]:
         sampled, logprobs, broken = [], [], []
         for row, chunk in enumerate(chunk for chunk in chunks if chunk.output):
             run = self._runs[chunk.sequence.key]
             try:
                 token = self._draw(row, run)
             except NonFiniteLogitsError:
-                broken.append((run, "the model's output for this request is not a number"))
+                broken.append((run, "the model's output for this request is not a number", True))
                 continue
             except GrammarError as error:
-                broken.append((run, f"the constraint of this request cannot be followed any further: {error}"))
+                broken.append((run, f"the constraint of this request cannot be followed any further: {error}", False))
                 continue
             top = run.request.logprobs
             logprobs.append(None if top is None else self._backend.logprob(row, token, top))
@@ -241,8 +243,8 @@ class EngineLoop:
         if victim is not None:
             self._break(self._runs[victim.key], EngineFailedError("the KV cache has no room for this request"))
 
-    def _break(self, run: Run, error: GenerationError) -> None:
-        self._drop(run, spoilt=True)
+    def _break(self, run: Run, error: GenerationError, *, spoilt: bool = True) -> None:
+        self._drop(run, spoilt=spoilt)
         self._fail(run.handle, error)
 
     def _drop(self, run: Run, *, spoilt: bool = False) -> None:
