@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from paddock_runner.core.digest import Digest
-from paddock_runner.store.direct import BLOCK, LEAST, DirectWriter
+from paddock_runner.store.direct import BLOCK, LEAST, Buffers, DirectFile
 from paddock_runner.store.errors import NoSpaceError
 from paddock_runner.store.partial import PartialBlob
 
@@ -27,13 +27,13 @@ def handle(tmp_path: Path) -> Iterator[int]:
 
 
 @pytest.fixture
-def writer(handle: int) -> Iterator[DirectWriter]:
-    made = DirectWriter(handle)
+def writer(handle: int) -> Iterator[DirectFile]:
+    made = DirectFile(handle)
     yield made
     made.close()
 
 
-def test_whole_blocks_from_parts_of_any_length(handle: int, writer: DirectWriter) -> None:
+def test_whole_blocks_from_parts_of_any_length(handle: int, writer: DirectFile) -> None:
     if not writer.write(0, [bytes(LEAST)]):
         pytest.skip("this file system takes no direct writes")
     parts = [DATA[:1], memoryview(DATA)[1:100_001], DATA[100_001 : 2 * LEAST]]
@@ -45,7 +45,7 @@ def test_whole_blocks_from_parts_of_any_length(handle: int, writer: DirectWriter
     ("offset", "length"), [(0, LEAST - BLOCK), (0, LEAST + 1), (1, LEAST), (BLOCK - 1, LEAST), (0, 0)]
 )
 def test_what_is_no_whole_block_or_small_is_left_to_the_caller(
-    handle: int, writer: DirectWriter, offset: int, length: int
+    handle: int, writer: DirectFile, offset: int, length: int
 ) -> None:
     assert not writer.write(offset, [DATA[:length]])
     assert os.fstat(handle).st_size == 0
@@ -105,3 +105,32 @@ def download(folder: Path) -> None:
 
 def test_a_download_of_whole_blocks(tmp_path: Path) -> None:
     download(tmp_path)
+
+
+def test_memory_comes_back_when_its_last_slice_is_gone() -> None:
+    buffers = Buffers(2 * BLOCK)
+    first = buffers.take()
+    first[:4] = b"kept"
+    part = first[2:4]
+    del first
+    other = buffers.take()
+    other[:4] = b"lost"
+    assert bytes(part) == b"pt"
+    del part
+    assert bytes(buffers.take()[:4]) == b"kept", "the piece that nobody looks at any more"
+
+
+def test_aligned_memory_is_written_and_read_as_it_is(
+    handle: int, writer: DirectFile, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if not writer.write(0, [bytes(LEAST)]):
+        pytest.skip("this file system takes no direct writes")
+    memory = Buffers(2 * LEAST).take()
+    memory[:] = DATA[: 2 * LEAST]
+    monkeypatch.setattr(DirectFile, "_copied", None)
+    assert writer.write(BLOCK, [memory])
+    found = writer.read(BLOCK + LEAST, LEAST)
+    assert found is not None
+    assert bytes(found) == DATA[LEAST : 2 * LEAST]
+    assert writer.read(BLOCK, 2 * LEAST + BLOCK) is None, "the file ends before"
+    assert writer.read(1, LEAST) is None

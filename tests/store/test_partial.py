@@ -6,6 +6,7 @@ import errno
 import itertools
 import os
 import random
+from concurrent.futures import ThreadPoolExecutor, wait
 from pathlib import Path
 
 import pytest
@@ -63,6 +64,37 @@ def test_pieces_in_any_order_become_the_blob(store: Store, seed: int) -> None:
     assert store.blob_path(DIGEST).read_bytes() == DATA
     assert files(store) == {DIGEST.file_name}
     assert store.has_verified(DIGEST)
+
+
+def test_who_is_far_ahead_of_the_hash_in_order_waits_for_it(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("paddock_runner.store.partial.CROWDED_BYTES", 2 * STEP)
+    with open_partial(store) as partial, ThreadPoolExecutor(2) as pool:
+        put(partial, 0, 1000, 2000, 4000)
+        partial.wait_for_hash(2000)
+        partial.wait_for_hash(4000)
+        put(partial, 3000)
+        waiting = pool.submit(partial.wait_for_hash, 4000)
+        assert not wait([waiting], 0.05).done
+        hashing = pool.submit(partial.hash_all)
+        waiting.result(10)
+        put(partial, *OFFSETS[5:])
+        hashing.result(10)
+        assert partial.complete
+        store.commit(partial)
+    assert store.blob_path(DIGEST).read_bytes() == DATA
+
+
+def test_a_hash_that_is_stopped_lets_go_of_all(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("paddock_runner.store.partial.CROWDED_BYTES", STEP)
+    with open_partial(store) as partial, ThreadPoolExecutor(2) as pool:
+        hashing = pool.submit(partial.hash_all)
+        put(partial, 1000)
+        assert not wait([hashing], 0.05).done
+        partial.stop()
+        hashing.result(10)
+        put(partial, 0, 2000)
+        partial.wait_for_hash(2000)
+        assert partial.written == 0
 
 
 def test_the_next_one_continues_and_asks_only_for_gaps(store: Store) -> None:

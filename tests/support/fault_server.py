@@ -37,6 +37,7 @@ class FaultServer:
     heads: list[dict[str, str]] = field(default_factory=list)
     host: str = ""
     sent: int = 0
+    connections: int = 0
     answering: int = 0
     """Answers that are under way."""
     _lock: threading.Lock = field(default_factory=threading.Lock)
@@ -211,6 +212,10 @@ def serving(data: bytes) -> Iterator[FaultServer]:
     class Handling(BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
         timeout = 30
+
+        def setup(self) -> None:
+            state.connections += 1
+            super().setup()
 
         def do_GET(self) -> None:
             try:

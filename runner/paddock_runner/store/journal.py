@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import bisect
 import struct
-import zlib
 from collections.abc import Iterable
 from dataclasses import dataclass
+
+from zlib_ng.zlib_ng import crc32
 
 from paddock_runner.core.digest import Digest
 from paddock_runner.core.manifest import MAX_BLOB_BYTES
@@ -46,24 +47,23 @@ class JournalFacts:
     sound_bytes: int
 
 
-def checksum(parts: Iterable[bytes | memoryview]) -> int:
-    """CRC-32 over all `parts`."""
-    value = 0
+def checksum(parts: Iterable[bytes | memoryview], value: int = 0) -> int:
+    """CRC-32 over all `parts`, going on from that of what came before (`value`)."""
     for part in parts:
-        value = zlib.crc32(part, value)
+        value = crc32(part, value)
     return value
 
 
 def header(digest: Digest, size: int) -> bytes:
     """The first bytes of a journal for the blob `digest` of `size` bytes."""
     start = _HEADER.pack(_MAGIC, bytes.fromhex(digest.hex), size, 0)[:-4]
-    return start + struct.pack("<I", zlib.crc32(start))
+    return start + struct.pack("<I", crc32(start))
 
 
 def record(piece: Piece) -> bytes:
     """One record; it carries a checksum of its own, so that a torn one is told from a whole one."""
     start = struct.pack("<QII", piece.offset, piece.length, piece.checksum)
-    return start + struct.pack("<I", zlib.crc32(start))
+    return start + struct.pack("<I", crc32(start))
 
 
 def parse(data: bytes, digest: Digest) -> JournalFacts | None:

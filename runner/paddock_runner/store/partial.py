@@ -10,7 +10,6 @@ import contextlib
 import hashlib
 import os
 import threading
-import zlib
 from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
@@ -18,7 +17,7 @@ from typing import Self
 
 from paddock_runner.core.digest import Digest
 from paddock_runner.core.manifest import MAX_BLOB_BYTES
-from paddock_runner.store.direct import DirectWriter
+from paddock_runner.store.direct import DirectFile
 from paddock_runner.store.errors import CacheUnusableError, StoreError
 from paddock_runner.store.files import (
     forget_cached,
@@ -47,6 +46,8 @@ from paddock_runner.store.writer import PARTIAL, Check, Draft
 
 JOURNAL = ".journal"
 RECENT_BYTES = 8 << 20
+"""What is hashed from memory: bytes that came at most so far ahead of the hash. All others are read again."""
+CROWDED_BYTES = 1 << 20
 _NO_LOCKS = "the file system gives no locks between machines, so fetch one model from one machine at a time; try again"
 
 
@@ -67,7 +68,7 @@ def kept_journal(blobs: Path, digest: Digest) -> Path:
 
 
 class PartialBlob(Draft):
-    """The file `partial-<hex>` and its journal. Thread-safe: `write`, `advance` and `sync` may run at the same time.
+    """The file `partial-<hex>` and its journal. Thread-safe: `write`, `sync` and one `hash_all` may run together.
 
     `size` is None until the first answer of a server tells it (`begin`), unless an earlier download left it.
     """
@@ -80,6 +81,7 @@ class PartialBlob(Draft):
         self._journal_bytes = 0
         self._journal_sum = 0
         self._lock = threading.Lock()
+        self._news = threading.Condition(self._lock)
         self._stopped = False
         self._damaged: set[int] = set()
         self._named_durably = False
@@ -98,7 +100,7 @@ class PartialBlob(Draft):
     def __enter__(self) -> Self:
         self._make_folder()
         self._handle = self._open(self.path, 0)
-        self._direct = DirectWriter(self._handle)
+        self._direct = DirectFile(self._handle)
         try:
             self._journal = self._open(self._journal_path, os.O_APPEND)
             self._keep = True
@@ -149,6 +151,7 @@ class PartialBlob(Draft):
             os.ftruncate(self._journal, 0)
             write_all(self._journal, start := header(self._name, size))
             self._journal_bytes, self._journal_sum = HEADER_BYTES, checksum([start])
+            self._news.notify_all()
 
     def _require_own(self) -> None:
         """Raise if the file has another name by now: it is a blob, which nobody may write."""
@@ -245,6 +248,17 @@ class PartialBlob(Draft):
             self.unsynced += piece.length
             if offset - self.written < RECENT_BYTES:
                 self._recent[offset] = parts
+            self._news.notify_all()
+
+    def wait_for_hash(self, offset: int) -> None:
+        """Wait while the hash, which must be running, is too far behind `offset`, if all before it is there.
+
+        It would stay so far behind that it had to read every byte again.
+        """
+        with self._news:
+            in_order = not self._spans.gaps(self.written, offset)
+            while in_order and self.can_advance and offset - self.written > CROWDED_BYTES:
+                self._news.wait()
 
     def _record(self, piece: Piece) -> None:
         # A journal that is full costs a longer resume; a torn record would cost all that follow it.
@@ -257,7 +271,7 @@ class PartialBlob(Draft):
                 os.ftruncate(self._journal, self._journal_bytes)
                 raise
         self._journal_bytes += RECORD_BYTES
-        self._journal_sum = zlib.crc32(line, self._journal_sum)
+        self._journal_sum = checksum([line], self._journal_sum)
 
     def advance(self) -> None:
         """Hash what is there in order, to its end. One thread at a time. Pieces that are damaged become missing."""
@@ -271,12 +285,21 @@ class PartialBlob(Draft):
             with self._lock:
                 del self._proofs[piece.offset]
                 self.written = piece.end
+                self._news.notify_all()
 
-    def _proved(self, piece: Piece) -> Sequence[bytes] | None:
+    def hash_all(self) -> None:
+        """Hash what comes until all is hashed, or until `stop`."""
+        while not (self.complete or self._stopped):
+            self.advance()
+            with self._news:
+                if not (self.complete or self._stopped or self.can_advance):
+                    self._news.wait()
+
+    def _proved(self, piece: Piece) -> Sequence[bytes | memoryview] | None:
         """The piece's bytes from the file, None (and forgotten) if they are not those that were recorded."""
-        data = b""
+        data: bytes | memoryview = b""
         with contextlib.suppress(OSError):
-            data = os.pread(self._handle, piece.length, piece.offset)
+            data = self._direct.read(piece.offset, piece.length) or os.pread(self._handle, piece.length, piece.offset)
         if len(data) == piece.length and checksum([data]) == piece.checksum:
             return [data]
         if piece.offset in self._damaged:
@@ -288,8 +311,10 @@ class PartialBlob(Draft):
         return None
 
     def stop(self) -> None:
-        """Make `advance` return soon."""
-        self._stopped = True
+        """Make all that waits or hashes return soon."""
+        with self._news:
+            self._stopped = True
+            self._news.notify_all()
 
     def sync(self) -> None:
         """Force the bytes to disk, then their records, so that a power cut costs what came after."""

@@ -15,7 +15,7 @@ from tests.support.downloads import CHUNK, Pull
 from tests.support.fault_server import FaultServer
 
 from paddock_runner.store import files, partial
-from paddock_runner.store.direct import DirectWriter
+from paddock_runner.store.direct import DirectFile
 from paddock_runner.store.errors import CacheUnusableError, NoSpaceError, ReadOnlyError
 from paddock_runner.store.store import Store
 
@@ -58,7 +58,7 @@ async def test_a_disk_that_fills_up_keeps_what_came(
 
     with monkeypatch.context() as patch:
         patch.setattr(partial, "write_at", write)
-        patch.setattr(DirectWriter, "write", lambda *_: False)
+        patch.setattr(DirectFile, "write", lambda *_: False)
         with pytest.raises(NoSpaceError) as caught:
             await pull(store, server).run()
     assert caught.value.retryable

@@ -10,6 +10,7 @@ from paddock_runner.sources.download.pace import Patience
 from paddock_runner.sources.download.requests import Incoming, Requests
 from paddock_runner.sources.download.spool import Spool, Write
 from paddock_runner.sources.errors import NetworkError
+from paddock_runner.store.direct import BLOCK
 from paddock_runner.store.errors import SizeMismatchError
 from paddock_runner.store.files import require_space
 from paddock_runner.store.partial import PartialBlob
@@ -45,6 +46,8 @@ class Fetcher:
             try:
                 await self._copy(incoming, lease, spool)
             except BaseException:
+                if incoming.intake is not None:
+                    spool.add(incoming.intake.rest(), self._room(incoming, lease, spool))
                 await spool.rescue()
                 raise
             if spool.reached < (end := min(lease.end, incoming.body.end)):
@@ -69,16 +72,21 @@ class Fetcher:
     async def _copy(self, incoming: Incoming, lease: Lease, spool: Spool) -> None:
         async for data in self._requests.pieces(incoming):
             self._check_total(incoming)
-            spool.add(data, min(lease.end, incoming.body.end) - spool.reached)
+            spool.add(data, self._room(incoming, lease, spool))
             # One half is collected while the other is written: together the chunk that a kill may cost.
-            if spool.count >= self._requests.limits.chunk_bytes // 2:
+            if spool.count > self._requests.limits.chunk_bytes // 2 - BLOCK:
                 with incoming.watched.held():
                     await spool.flush()
-            if spool.reached >= min(lease.end, incoming.body.end):
+            if not self._room(incoming, lease, spool):
                 break
         self._check_total(incoming)
         with incoming.watched.held():
             await spool.finish()
+
+    @staticmethod
+    def _room(incoming: Incoming, lease: Lease, spool: Spool) -> int:
+        """Bytes that are still wanted."""
+        return max(0, min(lease.end, incoming.body.end) - spool.reached)
 
     def _check_total(self, incoming: Incoming) -> None:
         total, size = incoming.body.total, self._partial.size

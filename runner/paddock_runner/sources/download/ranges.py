@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar, TypeVarTuple
 
@@ -17,6 +17,7 @@ from paddock_runner.sources.download.fetcher import ChangedError, Fetcher
 from paddock_runner.sources.download.leases import Lease, Leases
 from paddock_runner.sources.download.pace import MAX_RETRY_AFTER, Patience, Ramp
 from paddock_runner.sources.download.requests import Requests
+from paddock_runner.sources.download.spool import Chunks
 from paddock_runner.sources.errors import NetworkError, UnauthorizedError
 from paddock_runner.store.errors import NoSpaceError, NotFoundError, StoreError
 from paddock_runner.store.partial import PartialBlob
@@ -24,7 +25,7 @@ from paddock_runner.store.partial import PartialBlob
 Ts = TypeVarTuple("Ts")
 T = TypeVar("T")
 
-THREADS = 4
+THREADS = 5
 STRIKES = 2
 SYNC_SECONDS = 2.0
 
@@ -82,12 +83,8 @@ class Ranges:
         return await asyncio.get_running_loop().run_in_executor(self._pool, function, *args)
 
     async def _hash(self) -> None:
-        while not self._partial.complete:
-            if self._partial.can_advance:
-                await self._in_thread(self._partial.advance)
-                self._changed()
-            else:
-                await self._news.wait()
+        await self._in_thread(self._partial.hash_all)
+        self._changed()
 
     async def _sync(self) -> None:
         loop = asyncio.get_running_loop()
@@ -110,8 +107,17 @@ class Ranges:
                 self._start()
             self._changed()
 
-    async def _write(self, offset: int, parts: Sequence[bytes | memoryview]) -> None:
-        await self._in_thread(self._partial.write, offset, parts)
+    def _write(self, chunks: Chunks) -> asyncio.Future[None]:
+        writing = asyncio.get_running_loop().run_in_executor(self._pool, self._store, chunks)
+        writing.add_done_callback(self._written)
+        return writing
+
+    def _store(self, chunks: Chunks) -> None:
+        for offset, parts in chunks:
+            self._partial.write(offset, parts)
+            self._partial.wait_for_hash(offset)
+
+    def _written(self, writing: asyncio.Future[None]) -> None:
         self._tell(self._partial.done, self._partial.size or 0)
         self._changed()
 

@@ -8,19 +8,21 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import weakref
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
 
 import aiohttp
 from yarl import URL
 
 from paddock_runner.sources.download.answers import JUDGED, Body, check_magic, judge, strong_etag
+from paddock_runner.sources.download.intake import Intake, take_over
 from paddock_runner.sources.download.leases import range_header
 from paddock_runner.sources.download.pace import Bucket, DownloadLimits
 from paddock_runner.sources.download.watch import Watch, Watched
 from paddock_runner.sources.errors import NetworkError
 from paddock_runner.sources.statuses import plain
 from paddock_runner.sources.transport import Transport
+from paddock_runner.store.direct import BLOCK, Buffers
 
 _BUCKETS: weakref.WeakKeyDictionary[Transport, Bucket] = weakref.WeakKeyDictionary()
 
@@ -32,15 +34,19 @@ def bucket_of(transport: Transport) -> Bucket:
     return _BUCKETS[transport]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Incoming:
-    """An answer that may be used: its body, and the strong ETag ("" without one) of the place that sent it."""
+    """An answer that may be used: its body, and the strong ETag ("" without one) of the place that sent it.
+
+    `intake` reads it if the HTTP client does not.
+    """
 
     body: Body
     etag: str
     place: str
     watched: Watched
     response: aiohttp.ClientResponse
+    intake: Intake | None = None
 
 
 class Requests:
@@ -57,6 +63,7 @@ class Requests:
         self._kind = kind
         self._transport = transport
         self._bucket = bucket_of(transport)
+        self._buffers = Buffers(max(BLOCK, limits.chunk_bytes // 2 // BLOCK * BLOCK))
         self.watch = Watch(limits, self._bucket.rate, self.connections)
 
     @contextlib.asynccontextmanager
@@ -81,22 +88,40 @@ class Requests:
                         f"the file has {body.total} bytes, the limit is {self.limits.maximum_bytes}", retryable=False
                     )
                 place = str(response.url.origin())
-                yield Incoming(body, strong_etag(response.headers), place, watched, response)
+                yield (incoming := Incoming(body, strong_etag(response.headers), place, watched, response))
+                if incoming.intake is not None:
+                    incoming.intake.hand_back(response)
         except (aiohttp.ClientError, OSError) as error:
             # The message of some errors holds the whole URL, whose query may be a signature.
             detail = plain(str(error).partition("?")[0][:300])
             raise NetworkError(f"{self.host}: {type(error).__name__}: {detail}") from None
 
-    async def pieces(self, incoming: Incoming) -> AsyncIterator[bytes]:
+    async def pieces(self, incoming: Incoming) -> AsyncIterator[bytes | memoryview]:
         """The body as it comes. Raises NotGGUFError at once if it is no GGUF file where one must be."""
-        begins = incoming.body.start == 0
+
+        def count(received: int) -> None:
+            incoming.watched.received += received
+            self.received += received
+
+        begins = True
         async for data in incoming.response.content.iter_any():
-            if begins:
+            if begins and incoming.body.start == 0:
                 check_magic(self._kind, data, incoming.response.headers)
-                begins = False
-            incoming.watched.received += len(data)
-            self.received += len(data)
+            count(len(data))
             if (delay := self._bucket.delay(len(data), asyncio.get_running_loop().time())) > 0:
                 with incoming.watched.held():
                     await asyncio.sleep(delay)
+            if begins and self._take_over(incoming, count):
+                break
+            begins = False
             yield data
+        if incoming.intake is not None:
+            async for piece in incoming.intake.pieces(self._buffers, incoming.body.start, memoryview(data)):
+                yield piece
+
+    def _take_over(self, incoming: Incoming, count: Callable[[int], None]) -> bool:
+        body = incoming.body
+        # Under a bandwidth limit every few bytes are waited for, and there is nothing to gain.
+        if not self._bucket.rate and body.total is not None:
+            incoming.intake = take_over(incoming.response, body.end - body.start, 2 * self._buffers.size, count)
+        return incoming.intake is not None

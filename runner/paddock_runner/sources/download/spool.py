@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Callable, Sequence
 
 from paddock_runner.sources.download.leases import Lease
 from paddock_runner.sources.download.pace import Patience
@@ -16,8 +16,10 @@ from paddock_runner.store.partial import PartialBlob
 _MANY = 64
 
 Parts = Sequence[bytes | memoryview]
-Write = Callable[[int, Parts], Awaitable[None]]
-"""Stores the parts, one after the other, from an offset on."""
+Chunks = Sequence[tuple[int, Parts]]
+"""Offsets in the file, and what is to be stored from there on, one part after the other."""
+Write = Callable[[Chunks], asyncio.Future[None]]
+"""Begins to store the chunks."""
 
 
 class Spool:
@@ -30,7 +32,7 @@ class Spool:
         self._write = write
         self._patience = patience
         self._parts: list[bytes | memoryview] = []
-        self._writing: asyncio.Task[None] | None = None
+        self._writing: asyncio.Future[None] | None = None
         self.count = 0
 
     @property
@@ -38,7 +40,7 @@ class Spool:
         """The byte after the last one that came."""
         return self._offset + self.count
 
-    def add(self, data: bytes, room: int) -> None:
+    def add(self, data: bytes | memoryview, room: int) -> None:
         """Take at most `room` bytes of `data`."""
         part = data if len(data) <= room else memoryview(data)[:room]
         self._parts.append(part)
@@ -49,12 +51,12 @@ class Spool:
         """Begin to write what came, once all before is written. Raises what writing that raised."""
         await self.settle()
         # Whole blocks can go around the page cache; the rest of the last one waits for the next flush.
-        self._writing = asyncio.create_task(self._write_all(self._take(self.reached // BLOCK * BLOCK)))
+        self._writing = self._write(self._take(self.reached // BLOCK * BLOCK))
 
     async def finish(self) -> None:
         """Write all that came and wait for it. Raises what writing raised."""
         await self.settle()
-        self._writing = asyncio.create_task(self._write_all(self._take(self.reached)))
+        self._writing = self._write(self._take(self.reached))
         await self.settle()
 
     async def settle(self) -> None:
@@ -62,10 +64,6 @@ class Spool:
         if self._writing is not None:
             writing, self._writing = self._writing, None
             await settled(writing)
-
-    async def _write_all(self, chunks: list[tuple[int, Parts]]) -> None:
-        for offset, parts in chunks:
-            await self._write(offset, parts)
             self._patience.progress()
 
     async def rescue(self) -> None:
@@ -79,7 +77,7 @@ class Spool:
                     self._partial.write(offset, parts)
                     self._patience.progress()
 
-    def _take(self, end: int) -> list[tuple[int, Parts]]:
+    def _take(self, end: int) -> Chunks:
         """What is missing of the bytes before `end`, taken out."""
         start, end = self._offset, max(end, self._offset)
         parts, self._parts = _cut(self._parts, end - start)

@@ -74,7 +74,7 @@ class Stream:
         self._check_total(self._writer.written)
 
     async def _copy(self, incoming: Incoming, total: int | None) -> None:
-        parts: list[bytes] = []
+        parts: list[bytes | memoryview] = []
         async for data in self._requests.pieces(incoming):
             self._check_total(total)
             parts.append(data)
@@ -84,7 +84,7 @@ class Stream:
                 parts = []
         await self._write(parts, total)
 
-    async def _write(self, parts: list[bytes], total: int | None) -> None:
+    async def _write(self, parts: list[bytes | memoryview], total: int | None) -> None:
         limit = self._limits.maximum_bytes
         if self._writer.written + sum(map(len, parts)) > limit:
             raise NetworkError(f"the file has more than {limit} bytes, the limit", retryable=False)
