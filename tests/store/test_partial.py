@@ -84,6 +84,25 @@ def test_who_is_far_ahead_of_the_hash_in_order_waits_for_it(store: Store, monkey
     assert store.blob_path(DIGEST).read_bytes() == DATA
 
 
+def test_nobody_waits_for_a_hash_of_what_an_earlier_process_left(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("paddock_runner.store.partial.CROWDED_BYTES", STEP)
+    monkeypatch.setattr("paddock_runner.store.partial.RECENT_BYTES", 2 * STEP)
+    leave(store, *OFFSETS[:6])
+    with open_partial(store) as partial:
+        put(partial, 6000)
+        partial.wait_for_hash(6000)
+        put(partial, 7000)
+        partial.wait_for_hash(7000)
+        put(partial, 8000, 9000)
+        with ThreadPoolExecutor(2) as pool:
+            waiting = pool.submit(partial.wait_for_hash, 9000)
+            assert not wait([waiting], 0.05).done, "it falls behind all the same"
+            hashing = pool.submit(partial.hash_all)
+            waiting.result(10)
+            partial.stop()
+            hashing.result(10)
+
+
 def test_a_hash_that_is_stopped_lets_go_of_all(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("paddock_runner.store.partial.CROWDED_BYTES", STEP)
     with open_partial(store) as partial, ThreadPoolExecutor(2) as pool:

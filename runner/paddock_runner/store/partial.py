@@ -92,6 +92,7 @@ class PartialBlob(Draft):
         self._proofs: dict[int, Piece] = {}
         self._recent: dict[int, Sequence[bytes | memoryview]] = {}
         self._hash = hashlib.sha256()
+        self._least_lag = MAX_BLOB_BYTES
         self.written = 0
         self.unsynced = 0
 
@@ -251,13 +252,18 @@ class PartialBlob(Draft):
             self._news.notify_all()
 
     def wait_for_hash(self, offset: int) -> None:
-        """Wait while the hash, which must be running, is too far behind `offset`, if all before it is there.
+        """Let the hash, which must be running, catch up with `offset` if it falls behind and all before that is there.
 
-        It would stay so far behind that it had to read every byte again.
+        It would stay so far behind that it had to read every byte again. One that reads what an earlier process left
+        comes closer by itself, and the link need not rest.
         """
         with self._news:
-            in_order = not self._spans.gaps(self.written, offset)
-            while in_order and self.can_advance and offset - self.written > CROWDED_BYTES:
+            if self._spans.gaps(self.written, offset):
+                return
+            lag = offset - self.written
+            self._least_lag = min(self._least_lag, lag)
+            behind = lag <= RECENT_BYTES or lag > self._least_lag + RECENT_BYTES
+            while behind and self.can_advance and offset - self.written > CROWDED_BYTES:
                 self._news.wait()
 
     def _record(self, piece: Piece) -> None:

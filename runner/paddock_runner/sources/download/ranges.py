@@ -99,9 +99,14 @@ class Ranges:
 
     async def _tick(self) -> None:
         loop = asyncio.get_running_loop()
+        tick = self._limits.tick_seconds
+        # A first connection that is still being opened would make the second one look good.
+        while not self._requests.received:
+            await asyncio.sleep(tick / 20)
+        await asyncio.sleep(tick / 4)
         while True:
             received, then = self._requests.received, loop.time()
-            await asyncio.sleep(self._limits.tick_seconds)
+            await asyncio.sleep(tick)
             self._ramp.observe((self._requests.received - received) / (loop.time() - then))
             while self._live < self._ramp.target:
                 self._start()
