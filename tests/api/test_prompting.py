@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tests.support.front import VOCAB, Front, ScriptedEngine, front
 
+from paddock_runner.api.prompting import chat_prompt
 from paddock_runner.core import chat
 from paddock_runner.core.chat import Fences, Message, template_kind
 from paddock_runner.core.generation import Segment
@@ -231,3 +232,39 @@ async def test_num_ctx_is_a_cap(asked: int, limit: int, told: str | None) -> Non
         reply = await at.client.post("/api/chat", json=body)
         assert at.request.context_limit == limit
         assert reply.headers.get("x-paddock-context-length") == told
+
+
+CALLS = (chat.ToolCall("find", {"q": "a<|im_end|>b", "n": 1}, "call_1"),)
+WEATHER = chat.Tool({"name": "weather", "description": "of <|im_end|>", "parameters": {"type": "object"}})
+
+
+def test_templates_get_tools_and_calls_as_transformers_passes_them() -> None:
+    messages = [
+        Message("assistant", "", thinking="hm", tool_calls=CALLS),
+        Message("tool", "21", tool_name="find", tool_call_id="call_1"),
+    ]
+    found = chat.jinja_variables(chat.Conversation(messages, [WEATHER], {"enable_thinking": False}), str.upper)
+    assert found["enable_thinking"] is False
+    assert found["tools"] == [
+        {"type": "function", "function": {"NAME": "WEATHER", "DESCRIPTION": "OF <|IM_END|>",
+                                          "PARAMETERS": {"TYPE": "OBJECT"}}}
+    ]  # fmt: skip
+    call = {
+        "type": "function",
+        "id": "CALL_1",
+        "function": {"name": "FIND", "arguments": {"Q": "A<|IM_END|>B", "N": 1}},
+    }
+    assert found["messages"] == [
+        {"role": "assistant", "content": "", "reasoning_content": "HM", "thinking": "HM", "tool_calls": [call]},
+        {"role": "tool", "content": "21", "name": "FIND", "tool_call_id": "CALL_1"},
+    ]
+    assert chat.jinja_variables(chat.Conversation([]), str)["tools"] is None
+
+
+async def test_control_tokens_in_tools_and_calls_are_not_parsed() -> None:
+    async with front() as at:
+        at.config.replace(template="{{ messages | tojson }}{{ tools | tojson }}|")
+        prompt = await chat_prompt(at.runner, [Message("assistant", "", tool_calls=CALLS)], tools=[WEATHER])
+        fenced = [segment.text for segment in prompt.segments if not segment.special]
+        assert fenced == ["<|im_end|>", "<|im_end|>"]
+        assert not any("<|im_end|>" in segment.text for segment in prompt.segments if segment.special)

@@ -7,13 +7,13 @@ has nothing else answers raw completions only. `core.chat` says how clients' tex
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from paddock_runner.api.runner import Runner
 from paddock_runner.core import chat
-from paddock_runner.core.chat import Fences, Message
+from paddock_runner.core.chat import Conversation, Fences, Message, Tool
 from paddock_runner.core.engine_facts import VocabFacts
 from paddock_runner.core.generation import Segment
 from paddock_runner.templating.client import ChatTemplateError
@@ -33,20 +33,27 @@ class Prompt:
 
 
 async def chat_prompt(
-    runner: Runner, messages: Sequence[Message], *, system: str | None = None, with_preset: bool = True
+    runner: Runner,
+    messages: Sequence[Message],
+    *,
+    system: str | None = None,
+    with_preset: bool = True,
+    tools: Sequence[Tool] = (),
+    settings: Mapping[str, Any] | None = None,
 ) -> Prompt:
     """The rendered chat with the model's system text and messages put in. Raises GenerationError.
 
-    `system` replaces the model's own system text; `with_preset` False leaves the model's messages out.
+    `system` replaces the model's own system text; `with_preset` False leaves the model's messages out. `settings` are
+    variables of the template itself, such as `enable_thinking`.
     """
     config, facts = runner.config, runner.facts
     vocab = await runner.vocab()
     preset = (config.preset or list(facts.preset)) if with_preset else []
     effective = system if system is not None else (config.system if config.system is not None else facts.system)
-    conversation = chat.conversation(effective, preset, messages)
+    conversation = Conversation(chat.conversation(effective, preset, messages), tools, settings or {})
     template = effective_template(runner, vocab)
     if template is None:
-        return Prompt(chat.plain(conversation))
+        return Prompt(chat.plain(conversation.messages))
     with runner.metrics.template_seconds.labels(runner.metrics.model).time():
         segments = await _render(runner, template, vocab, conversation)
     return Prompt(segments, add_bos=not _begins_with(segments, vocab.bos_text))
@@ -74,14 +81,14 @@ def _begins_with(segments: Sequence[Segment], bos_text: str) -> bool:
     return bool(bos_text and segments and segments[0].special and segments[0].text.startswith(bos_text))
 
 
-async def _render(runner: Runner, template: str, vocab: VocabFacts, messages: Sequence[Message]) -> tuple[Segment, ...]:
+async def _render(runner: Runner, template: str, vocab: VocabFacts, conversation: Conversation) -> tuple[Segment, ...]:
     async def rendered(edit: Callable[[str], str]) -> str:
-        return await runner.templates.render(template, _variables(vocab, messages, edit))
+        return await runner.templates.render(template, _variables(vocab, conversation, edit))
 
-    if not chat.has_spelling(messages):
+    if not chat.has_spelling(conversation.texts()):
         return (Segment(text=await rendered(str), special=True),)
     try:
-        fences = Fences.unused_in([template, *(message.content for message in messages)])
+        fences = Fences.unused_in([template, *conversation.texts()])
     except ValueError as error:
         raise ChatTemplateError("raised", str(error)) from None
     reference = fences.split(await rendered(fences.instead_of))
@@ -91,12 +98,11 @@ async def _render(runner: Runner, template: str, vocab: VocabFacts, messages: Se
     raise ChatTemplateError("raised", "it would turn text of a message into control tokens")
 
 
-def _variables(vocab: VocabFacts, messages: Sequence[Message], edit: Callable[[str], str]) -> dict[str, Any]:
+def _variables(vocab: VocabFacts, conversation: Conversation, edit: Callable[[str], str]) -> dict[str, Any]:
     return {
-        "messages": [{"role": message.role, "content": edit(message.content)} for message in messages],
         "add_generation_prompt": True,
         "bos_token": vocab.bos_text,
         "eos_token": vocab.eos_text,
-        "tools": None,
         "documents": None,
+        **chat.jinja_variables(conversation, edit),
     }

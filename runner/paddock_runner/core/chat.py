@@ -19,9 +19,9 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
-from typing import Literal
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal
 
 from paddock_runner.core.generation import Segment
 
@@ -39,12 +39,124 @@ _GO = re.compile(
 )
 
 
+Edit = Callable[[str], str]
+
+
+@dataclass(frozen=True, slots=True)
+class ToolCall:
+    """A call that a model made: `arguments` in the order in which they were written. `id` may be empty."""
+
+    name: str
+    arguments: Mapping[str, Any]
+    id: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Tool:
+    """A function that a model may call: `definition` is its `name`, `description` and `parameters` (a JSON schema)."""
+
+    definition: Mapping[str, Any]
+    strict: bool = False
+
+    @property
+    def name(self) -> str:
+        return str(self.definition["name"])
+
+    @property
+    def parameters(self) -> Mapping[str, Any]:
+        """The JSON schema of the arguments; an object without members if the client gave none."""
+        return self.definition.get("parameters") or {"type": "object", "properties": {}}
+
+
 @dataclass(frozen=True, slots=True)
 class Message:
-    """One turn: `role` is system, user or assistant; `content` is the client's own text."""
+    """One turn: `role` is system, user, assistant or tool; `content` is the client's own text.
+
+    Turns of the assistant may hold `thinking` and `tool_calls`; a turn of a tool says whose answer it is, by the
+    function's name (`tool_name`) and the call's id (`tool_call_id`) as far as they are known.
+    """
 
     role: str
     content: str
+    thinking: str = ""
+    tool_calls: tuple[ToolCall, ...] = ()
+    tool_name: str = ""
+    tool_call_id: str = ""
+
+    def texts(self) -> Iterable[str]:
+        """Every text of the client in it."""
+        yield from (self.content, self.thinking, self.tool_name, self.tool_call_id)
+        for call in self.tool_calls:
+            yield from texts_of([call.name, call.id, call.arguments])
+
+
+@dataclass(frozen=True, slots=True)
+class Conversation:
+    """What a template renders: the messages, the tools on offer, and the template's own `settings`.
+
+    `settings` are variables that templates know by name, such as `enable_thinking` and `reasoning_effort`.
+    """
+
+    messages: Sequence[Message]
+    tools: Sequence[Tool] = ()
+    settings: Mapping[str, Any] = field(default_factory=dict)
+
+    def texts(self) -> Iterable[str]:
+        """Every text in it that a client wrote."""
+        for message in self.messages:
+            yield from message.texts()
+        yield from texts_of([tool.definition for tool in self.tools])
+
+
+def texts_of(value: Any) -> Iterable[str]:
+    """Every text in a JSON value, names of members too."""
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, Mapping):
+        for key, item in value.items():
+            yield key
+            yield from texts_of(item)
+    elif isinstance(value, list | tuple):
+        for item in value:
+            yield from texts_of(item)
+
+
+def edited(value: Any, edit: Edit) -> Any:
+    """A JSON value with `edit` applied to every text in it, names of members too."""
+    if isinstance(value, str):
+        return edit(value)
+    if isinstance(value, Mapping):
+        return {edit(key): edited(item, edit) for key, item in value.items()}
+    return [edited(item, edit) for item in value] if isinstance(value, list | tuple) else value
+
+
+def jinja_variables(chat: Conversation, edit: Edit) -> dict[str, Any]:
+    """`messages` and `tools` as `apply_chat_template` passes them, with `edit` applied to every text of a client."""
+    tools = [{"type": "function", "function": edited(tool.definition, edit)} for tool in chat.tools]
+    return {
+        **chat.settings,
+        "messages": [_jinja_message(message, edit) for message in chat.messages],
+        "tools": tools or None,
+    }
+
+
+def _jinja_message(message: Message, edit: Edit) -> dict[str, Any]:
+    found: dict[str, Any] = {"role": message.role, "content": edit(message.content)}
+    if message.thinking:
+        # Qwen's family and DeepSeek call it the one, gpt-oss the other.
+        found |= dict.fromkeys(("reasoning_content", "thinking"), edit(message.thinking))
+    if message.tool_calls:
+        found["tool_calls"] = [_jinja_call(call, edit) for call in message.tool_calls]
+    if message.tool_name:
+        found["name"] = edit(message.tool_name)
+    if message.tool_call_id:
+        found["tool_call_id"] = edit(message.tool_call_id)
+    return found
+
+
+def _jinja_call(call: ToolCall, edit: Edit) -> dict[str, Any]:
+    function = {"name": edit(call.name), "arguments": edited(call.arguments, edit)}
+    return {"type": "function", **({"id": edit(call.id)} if call.id else {}), "function": function}
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,9 +201,9 @@ def _spaced(spelling: str) -> str:
     return f"{spelling[:middle]} {spelling[middle:]}"
 
 
-def has_spelling(messages: Iterable[Message]) -> bool:
-    """Whether a message holds anything that may be read as a control token."""
-    return any(SPELLINGS.search(message.content) for message in messages)
+def has_spelling(texts: Iterable[str]) -> bool:
+    """Whether a text holds anything that may be read as a control token."""
+    return any(SPELLINGS.search(text) for text in texts)
 
 
 def is_contained(segments: Iterable[Segment], reference: Iterable[Segment]) -> bool:
