@@ -217,7 +217,9 @@ async def test_the_exposition_shows_the_engine() -> None:
     async with front(ScriptedEngine(stats=StepStats(1, 0, 5, 2, 40.0, 1024, 256, 16, 0.0, 99), open_requests=3)) as at:
         for event in answer("x"):
             at.runner.metrics.on_event("id", event)  # type: ignore[arg-type]
-        at.runner.metrics.on_step(StepStats(1, 0, 5, 2, 40.0, 1024, 256, 16, 0.0, 99, mask_milliseconds=500.0))
+        at.runner.metrics.on_step(
+            StepStats(1, 0, 5, 2, 40.0, 1024, 256, 16, 0.0, 99, mask_milliseconds=500.0, threads=3)
+        )
         at.runner.metrics.on_state("crashed")
         reply = await at.client.get("/metrics")
         assert reply.headers["content-type"].startswith("text/plain")
@@ -232,6 +234,7 @@ async def test_the_exposition_shows_the_engine() -> None:
             'paddock_runner_kv_cache_tokens{model="tiny",state="saved"} 99.0',
             'paddock_runner_kv_cache_usage_ratio{model="tiny"} 0.25',
             'paddock_runner_constraint_mask_seconds_total{model="tiny"} 0.5',
+            'paddock_runner_threads{model="tiny"} 3.0',
             'paddock_runner_memory_bytes{kind="weights",model="tiny"} 1000.0',
             'paddock_runner_engine_state{model="tiny",state="ready"} 1.0',
             'paddock_runner_engine_restarts_total{model="tiny"} 1.0',

@@ -23,6 +23,7 @@ from paddock_runner.engine.llama_bindings import api
 from paddock_runner.engine.llama_log import LogCapture, buffer_bytes, flash_attention_in_force
 from paddock_runner.engine.llama_samplers import LlamaSampler
 from paddock_runner.engine.logits import best_token, token_logprob
+from paddock_runner.engine.threads import ThreadCount
 
 
 @pytest.fixture
@@ -46,6 +47,17 @@ def test_the_bindings_come_without_the_package() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+def test_llama_cpp_follows_the_quota(backend: LlamaBackend, monkeypatch: pytest.MonkeyPatch) -> None:
+    allowed, now = 1, 0.0
+    monkeypatch.setattr("paddock_runner.engine.threads.available_threads", lambda _: allowed)
+    monkeypatch.setattr("paddock_runner.engine.llama.ThreadCount", lambda fixed: ThreadCount(fixed, clock=lambda: now))
+    backend.load(make_record(threads=0), lambda _: None)
+    assert (backend.threads, api.llama_n_threads(backend._context)) == (1, 1)
+    allowed, now = 2, 5.0
+    feed(backend, 0, PROMPT)
+    assert backend.threads == api.llama_n_threads(backend._context) == api.llama_n_threads_batch(backend._context) == 2
 
 
 @pytest.mark.parametrize("flash_attention", ["on", "off", "auto"])

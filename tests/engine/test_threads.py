@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from paddock_runner.engine.threads import available_threads, cgroup_paths, parse_v1, parse_v2
+from paddock_runner.engine.threads import ThreadCount, available_threads, cgroup_paths, parse_v1, parse_v2
 
 V1 = "4:memory:/m\n3:cpu,cpuacct:/docker/abc\n2:cpuset:/\n1:name=systemd:/\n"
 
@@ -97,3 +97,30 @@ def test_affinity_limits_too(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) ->
     put(tmp_path, "proc/self/cgroup", "0::/\n")
     put(tmp_path, "sys/fs/cgroup/cpu.max", "800000 100000")
     assert available_threads(tmp_path) == 1
+
+
+@pytest.mark.usefixtures("many_cpus")
+@pytest.mark.parametrize(
+    ("path", "before", "after"),
+    [
+        ("sys/fs/cgroup/cpu.max", "200000 100000", "500000 100000"),
+        ("sys/fs/cgroup/cpu/cpu.cfs_quota_us", "200000", "500000"),
+    ],
+)
+def test_a_quota_that_changes_is_followed_unless_the_number_is_fixed(
+    tmp_path: Path, path: str, before: str, after: str
+) -> None:
+    now = 0.0
+    put(tmp_path, "proc/self/cgroup", "3:cpu:/\n0::/\n")
+    put(tmp_path, "sys/fs/cgroup/cpu/cpu.cfs_period_us", "100000")
+    put(tmp_path, path, before)
+    following, fixed = (ThreadCount(number, tmp_path, lambda: now) for number in (0, 3))
+    assert (following.value, fixed.value) == (2, 3)
+    put(tmp_path, path, after)
+    now = 1.0
+    assert not following.changed()
+    now = 2.0
+    assert (following.changed(), following.value) == (True, 5)
+    assert (fixed.changed(), fixed.value) == (False, 3)
+    now = 4.0
+    assert not following.changed()

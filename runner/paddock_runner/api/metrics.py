@@ -123,6 +123,7 @@ class Metrics:
         self.memory = self._gauge(
             "memory_bytes", "Memory of the engine by use, of its process (resident) and of the front.", ("kind",)
         )
+        self.threads = self._gauge("threads", "Threads that compute; they follow the CPU quota of the container.")
         self.state = self._gauge("engine_state", "1 for the state that the runner is in.", ("state",))
         self.restarts = self._counter("engine_restarts_total", "Engine processes that were lost and replaced.")
         self.batches = self._counter("decode_batches_total", "Steps of the engine.")
@@ -174,6 +175,7 @@ class Metrics:
     def on_step(self, stats: StepStats) -> None:
         """Observer's hook."""
         self.batches.labels(self.model).inc()
+        self.threads.labels(self.model).set(stats.threads)
         self.step_seconds.labels(self.model).observe(stats.milliseconds / 1000)
         self.mask_seconds.labels(self.model).inc(stats.mask_milliseconds / 1000)
 

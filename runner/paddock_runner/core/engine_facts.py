@@ -41,6 +41,7 @@ class StepStats:
     KV cells after it: `used_cells` by sequences that run (`shared_cells` of them by several), `retained_cells` only
     for the prefixes they keep, `saved_cells` copied to host memory. `expected_seconds`: how long a request that comes
     now would wait for a slot. `mask_milliseconds` of the step were spent on what constraints allow.
+    `threads` computed it.
     """
 
     running: int
@@ -54,3 +55,4 @@ class StepStats:
     expected_seconds: float = 0.0
     saved_cells: int = 0
     mask_milliseconds: float = 0.0
+    threads: int = 0

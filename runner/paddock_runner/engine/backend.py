@@ -75,6 +75,10 @@ class Backend(Protocol):
     @property
     def vocab(self) -> VocabFacts: ...
 
+    @property
+    def threads(self) -> int:
+        """How many threads compute as of now; follows the CPU quota unless the record names a number."""
+
     def load(self, record: EngineRecord, progress: Callable[[float], None]) -> Loaded:
         """Load the weights and make the KV cache. Raises BackendError."""
 

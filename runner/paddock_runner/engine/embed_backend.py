@@ -58,6 +58,10 @@ class EmbedBackend(Protocol):
     def vocab(self) -> VocabFacts: ...
 
     @property
+    def threads(self) -> int:
+        """How many threads compute as of now; follows the CPU quota unless the record names a number."""
+
+    @property
     def around(self) -> tuple[list[int], list[int]]:
         """The tokens that the model wants before and after every text."""
 

@@ -45,6 +45,10 @@ class FakeEmbedder:
         return VocabFacts(SIZE, FIRST, LAST, "<s>", "</s>", True, None, 4096, "fake")
 
     @property
+    def threads(self) -> int:
+        return 1
+
+    @property
     def around(self) -> tuple[list[int], list[int]]:
         return [FIRST], [LAST]
 

@@ -209,4 +209,5 @@ class EmbedLoop:
             used_cells=self._scheduler.used_cells,
             retained_cells=0,
             shared_cells=0,
+            threads=self._backend.threads,
         )

@@ -87,6 +87,10 @@ class FakeBackend:
     def vocab(self) -> VocabFacts:
         return VocabFacts(SIZE, BOS, END, "<s>", "</s>", True, None, 4096, "fake")
 
+    @property
+    def threads(self) -> int:
+        return 1
+
     def load(self, record: EngineRecord, progress: Callable[[float], None]) -> Loaded:
         self._max_cells, self._max_batch, self._max_sequences = record.cells, record.batch, record.sequences
         progress(1.0)

@@ -27,7 +27,7 @@ from paddock_runner.engine.llama_model import LlamaModel, context_params
 from paddock_runner.engine.llama_samplers import LlamaSampler
 from paddock_runner.engine.llama_vocab import Vocabulary
 from paddock_runner.engine.logits import Row, best_token, masked, token_logprob
-from paddock_runner.engine.threads import available_threads
+from paddock_runner.engine.threads import ThreadCount
 
 _ENCODER = "the model is an encoder and cannot generate text; set spec.serving.mode to Embed or Rerank"
 
@@ -42,6 +42,7 @@ class LlamaBackend:
         """
         self._file = LlamaModel(model_paths, log)
         self._context: Any = None
+        self._threads = ThreadCount(1)
         self._memory: Any = None
         self._batch: LlamaBatch | None = None
         self._logits: list[Row] = []
@@ -50,6 +51,10 @@ class LlamaBackend:
     @property
     def vocab(self) -> VocabFacts:
         return self._vocabulary.facts
+
+    @property
+    def threads(self) -> int:
+        return self._threads.value
 
     @property
     def _vocabulary(self) -> Vocabulary:
@@ -61,15 +66,15 @@ class LlamaBackend:
     def load(self, record: EngineRecord, progress: Callable[[float], None]) -> Loaded:
         self._file.load(record, progress)
         self._check_decoder()
-        threads = record.threads or available_threads()
+        self._threads = ThreadCount(record.threads)
         abilities = self._abilities()
-        self._context = self._file.context(_context_params(record, abilities, threads))
+        self._context = self._file.context(_context_params(record, abilities, self.threads))
         self._memory = api.llama_get_memory(self._context)
         if not self._memory:
             raise BackendError(_ENCODER)
         batch = api.llama_n_batch(self._context)
         self._batch = LlamaBatch(batch)
-        return self._loaded(threads, batch, abilities)
+        return self._loaded(self.threads, batch, abilities)
 
     def tokenize(self, text: str, special: bool) -> list[int]:
         return self._vocabulary.tokenize(text, special)
@@ -89,6 +94,8 @@ class LlamaBackend:
     def decode(self, chunks: Sequence[Chunk]) -> None:
         assert self._batch is not None  # noqa: S101  (load comes first)
         self._outputs = self._batch.fill(chunks)
+        if self._threads.changed():
+            api.llama_set_n_threads(self._context, self.threads, self.threads)
         code = api.llama_decode(self._context, self._batch.native)
         if code == 1:
             raise NoCellsError

@@ -24,7 +24,7 @@ from paddock_runner.engine.embed_backend import EmbedLoaded, PairForm, Vector
 from paddock_runner.engine.llama_batch import LlamaBatch
 from paddock_runner.engine.llama_bindings import api
 from paddock_runner.engine.llama_model import LlamaModel, context_params
-from paddock_runner.engine.threads import available_threads
+from paddock_runner.engine.threads import ThreadCount
 
 NONE, MEAN, CLS, LAST, RANK = range(5)
 _UNSPECIFIED = -1
@@ -42,6 +42,7 @@ class LlamaEmbedder:
         self._batch: LlamaBatch | None = None
         self._splits = self._alone = False
         self._width = 0
+        self._threads = ThreadCount(1)
 
     @property
     def vocab(self) -> VocabFacts:
@@ -67,19 +68,23 @@ class LlamaEmbedder:
     def load(self, record: EngineRecord, progress: Callable[[float], None]) -> EmbedLoaded:
         self._file.load(record, progress)
         self._check_model(record)
-        threads = record.threads or available_threads()
+        self._threads = ThreadCount(record.threads)
         # Models like T5 look at distances within the whole batch: one text for each.
         self._alone = bool(api.llama_model_has_encoder(self._file.native))
         self._splits, pooling = self._plan(record)
         outputs = record.sequences if self._splits else record.batch
-        params = context_params(record, sequences=record.sequences, outputs=outputs, threads=threads)
+        params = context_params(record, sequences=record.sequences, outputs=outputs, threads=self.threads)
         params.embeddings = True
         params.pooling_type = pooling
         self._context = self._file.context(params)
         self._memory = api.llama_get_memory(self._context)
         self._batch = LlamaBatch(api.llama_n_batch(self._context))
         self._width = api.llama_model_n_embd_out(self._file.native) if record.mode == "embed" else 1
-        return self._loaded(record, threads)
+        return self._loaded(record, self.threads)
+
+    @property
+    def threads(self) -> int:
+        return self._threads.value
 
     def tokenize(self, text: str, special: bool) -> list[int]:
         return self._file.vocabulary.tokenize(text, special)
@@ -89,6 +94,8 @@ class LlamaEmbedder:
 
     def run(self, pieces: Sequence[Piece]) -> list[Vector]:
         ends = [piece for piece in pieces if piece.last]
+        if self._threads.changed():
+            api.llama_set_n_threads(self._context, self.threads, self.threads)
         if self._splits:
             self._read([_chunk(piece, last=False) for piece in pieces])
             self._compute([_chunk(piece, last=True) for piece in ends])

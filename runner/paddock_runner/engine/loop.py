@@ -284,6 +284,7 @@ class EngineLoop:
             expected_seconds=self._scheduler.expected_seconds,
             saved_cells=self._scheduler.cells.host.cells,
             mask_milliseconds=self._mask_seconds * 1000,
+            threads=self._backend.threads,
         )
 
 

@@ -1,13 +1,40 @@
 """How many threads may compute: the CPU quota of the cgroup (v1 or v2), at most the CPUs this process may use.
 
-Called by `engine.llama` when the record says 0. More threads than quota only burn it: then the kernel stops them all.
+Used by `engine.llama` and `engine.llama_embed`. More threads than quota only burn it: then the kernel stops them all.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path, PurePosixPath
+
+# A pod can be resized while it runs; reading a handful of small files takes well under a millisecond.
+_RE_READ_SECONDS = 2.0
+
+
+class ThreadCount:
+    """How many threads to compute with: `fixed` if it is not 0, else what the quota allows as of now.
+
+    Read `value`; ask `changed` between steps. `clock` is in seconds.
+    """
+
+    def __init__(self, fixed: int, root: Path = Path("/"), clock: Callable[[], float] = time.monotonic) -> None:
+        self._fixed = fixed
+        self._root = root
+        self._clock = clock
+        self._read_at = clock()
+        self.value = fixed or available_threads(root)
+
+    def changed(self) -> bool:
+        """Whether `value` is another one than before. The files are read every 2 s at most."""
+        now = self._clock()
+        if self._fixed or now - self._read_at < _RE_READ_SECONDS:
+            return False
+        before, self._read_at = self.value, now
+        self.value = available_threads(self._root)
+        return self.value != before
 
 
 def available_threads(root: Path = Path("/")) -> int:
