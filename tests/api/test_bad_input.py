@@ -171,7 +171,7 @@ OLLAMA_CHAT: list[tuple[dict[str, Any], str]] = [
     ({"think": "high"}, "does not support thinking"),
     ({"format": "xml"}, 'invalid format: "xml"; expected "json" or a valid JSON Schema object'),
     ({"format": 5}, "invalid format: 5"),
-    ({"tools": [{}]}, "does not support tools"),
+    ({"tools": [{"function": {"name": "f"}}]}, "does not support tools"),
     ({"model": "x" * 4097}, "model"),
 ]
 
@@ -217,7 +217,11 @@ async def test_encodings_that_are_not_read(at: Front, header: dict[str, str]) ->
 
 
 async def test_refusals_are_counted_by_reason(at: Front) -> None:
-    for body in ({**OLLAMA, "options": {"top_k": "x"}}, {**OLLAMA, "tools": [{}]}, {**OLLAMA, "model": "other"}):
+    for body in (
+        {**OLLAMA, "options": {"top_k": "x"}},
+        {**OLLAMA, "tools": [{"function": {"name": "f"}}]},
+        {**OLLAMA, "model": "other"},
+    ):
         await at.client.post("/api/chat", json=body)
     for reason in ("schema", "unsupported", "not_found"):
         assert at.sample("paddock_runner_input_rejected_total", reason=reason) == 1

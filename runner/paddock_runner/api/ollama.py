@@ -21,18 +21,19 @@ from paddock_runner.api.metrics import Operation
 from paddock_runner.api.modes import must_generate
 from paddock_runner.api.ollama_answer import Answer, Kind, encoded, one_reply, stamp, stream
 from paddock_runner.api.ollama_schema import ChatBody, GenerateBody, OllamaMessage
-from paddock_runner.api.prompting import Prompt, chat_prompt
+from paddock_runner.api.prompting import Prompt, chat_prompt, effective_template
 from paddock_runner.api.runner import Runner
 from paddock_runner.api.streaming import GeneratedReply
-from paddock_runner.core.chat import Message
+from paddock_runner.core.chat import Message, Tool, ToolCall
 from paddock_runner.core.durations import parse_keep_alive
 from paddock_runner.core.generation import GenerationRequest, Segment
 from paddock_runner.core.options import OptionError, Options, integer, merge, parse_options, stops, to_sampling
+from paddock_runner.core.parsers.tagged import TaggedCalls, knows_tools
 from paddock_runner.core.public_names import tagged
 from paddock_runner.logs import request_id
 
 MIN_CONTEXT = 4
-ROLES = ("system", "user", "assistant")
+ROLES = ("system", "user", "assistant", "tool")
 _THINK_WORDS = ("high", "medium", "low", "max")
 
 
@@ -59,13 +60,27 @@ async def chat(request: Request) -> Response:
         return _unload(request, body.model, "chat")
     must_generate(runner, body.model, "chat")
     keep_alive = granted(request, keep_alive)
-    if body.tools:
-        raise _lacks(body.model, "tools")
+    await _check_tools(runner, body)
     messages = [_message(body.model, index, message) for index, message in enumerate(body.messages)]
     options = _options(runner, body)
     if not messages:
         return await _load(runner, body.model, "chat", keep_alive)
-    return _answer(request, body, "chat", options, await chat_prompt(runner, messages), keep_alive)
+    tools = [Tool(tool.function) for tool in body.tools]
+    prompt = await chat_prompt(runner, messages, tools=tools)
+    return _answer(request, body, "chat", options, prompt, keep_alive)
+
+
+async def _check_tools(runner: Runner, body: ChatBody) -> None:
+    """Raises the 400 for tools, calls and answers of tools on a model whose template does not know them."""
+    if not body.tools and not any(message.tool_calls or message.role == "tool" for message in body.messages):
+        return
+    template = effective_template(runner, await runner.vocab())
+    if template is None or not knows_tools(template):
+        raise _lacks(body.model, "tools")
+    names = [tool.function["name"] for tool in body.tools]
+    twice = next((name for name in names if names.count(name) > 1), None)
+    if twice is not None:
+        raise ApiError(400, f'tools: "{twice[:64]}" is given twice; each name may be given once', param="tools")
 
 
 def _check(runner: Runner, body: GenerateBody | ChatBody, missing: int, missing_text: str) -> float | None:
@@ -118,12 +133,11 @@ def _lacks(model: str, ability: str) -> ApiError:
 def _message(model: str, index: int, message: OllamaMessage) -> Message:
     if message.images:
         raise _lacks(model, "vision")
-    if message.tool_calls or message.role == "tool":
-        raise _lacks(model, "tools")
     if message.role not in ROLES:
         text = f"messages.{index}.role: must be one of {', '.join(ROLES)}"
         raise ApiError(400, text, param=f"messages.{index}.role")
-    return Message(message.role, message.content)
+    calls = tuple(ToolCall(call.function.name, call.function.arguments, call.id) for call in message.tool_calls)
+    return Message(message.role, message.content, message.thinking, calls, message.tool_name, message.tool_call_id)
 
 
 def _options(runner: Runner, body: GenerateBody | ChatBody) -> Options:
@@ -176,7 +190,8 @@ def _answer(
 ) -> GeneratedReply:
     runner, arrived = runner_of(request), arrival_of(request)
     with_context = isinstance(body, GenerateBody) and not body.raw
-    answer = Answer(body.model, kind, arrived, runner.now, with_context=with_context)
+    calls = TaggedCalls(request_id.get()[:8]) if isinstance(body, ChatBody) and body.tools else None
+    answer = Answer(body.model, kind, arrived, runner.now, with_context=with_context, calls=calls)
     operation: Operation = "chat" if kind == "chat" else "text_completion"
     generation = _generation(runner, body, options, prompt, tenant_of(request))
     events = runner.generate(generation, operation, arrived, keep_alive)

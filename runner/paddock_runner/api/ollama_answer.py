@@ -7,14 +7,16 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import AsyncGenerator, Callable, Sequence
+from collections.abc import AsyncGenerator, Callable, Iterator, Sequence
 from contextlib import aclosing
 from datetime import UTC, datetime
 from typing import Any, Literal
 
 from paddock_runner.api.streaming import Chunks
+from paddock_runner.core.chat import ToolCall
 from paddock_runner.core.durations import nanoseconds
 from paddock_runner.core.generation import Delta, Event, Finished, Started, TokenLogprob
+from paddock_runner.core.parsers.tagged import TaggedCalls
 
 Kind = Literal["generate", "chat"]
 Events = AsyncGenerator[Event, None]
@@ -46,9 +48,23 @@ def _one(piece: bytes, logprob: float) -> dict[str, Any]:
 
 
 class Answer:
-    """What one reply remembers between events. `arrived` and `now` are the runner's clock in seconds."""
+    """What one reply remembers between events. `arrived` and `now` are the runner's clock in seconds.
 
-    def __init__(self, model: str, kind: Kind, arrived: float, now: Callable[[], float], *, with_context: bool) -> None:
+    `calls` reads tool calls out of the text; None leaves the text as it is.
+    """
+
+    def __init__(
+        self,
+        model: str,
+        kind: Kind,
+        arrived: float,
+        now: Callable[[], float],
+        *,
+        with_context: bool,
+        calls: TaggedCalls | None = None,
+    ) -> None:
+        self._calls = calls
+        self._told = 0
         self._model = model
         self._kind = kind
         self._arrived = arrived
@@ -63,6 +79,33 @@ class Answer:
     def add(self, event: Delta) -> None:
         if self._with_context:
             self._tokens.extend(event.tokens)
+
+    def read(self, text: str) -> tuple[str, list[dict[str, Any]]]:
+        """The part of `text` to show, and the tool calls that it completes."""
+        if self._calls is None:
+            return text, []
+        shown, calls = self._calls.feed(text)
+        return shown, self._shown_calls(calls)
+
+    def rest(self) -> tuple[str, list[dict[str, Any]]]:
+        """What was held back, at the end."""
+        if self._calls is None:
+            return "", []
+        shown, calls = self._calls.finish()
+        return shown, self._shown_calls(calls)
+
+    def _shown_calls(self, calls: Sequence[ToolCall]) -> list[dict[str, Any]]:
+        first, self._told = self._told, self._told + len(calls)
+        return [
+            {"id": call.id, "function": {"index": index, "name": call.name, "arguments": call.arguments}}
+            for index, call in enumerate(calls, first)
+        ]
+
+    def called(self, calls: list[dict[str, Any]]) -> dict[str, Any]:
+        """An object with tool calls that is not the last one."""
+        piece = self.piece("", [])
+        piece["message"]["tool_calls"] = calls
+        return piece
 
     def piece(self, text: str, logprobs: list[dict[str, Any]]) -> dict[str, Any]:
         """An object that is not the last one."""
@@ -96,26 +139,42 @@ async def stream(answer: Answer, events: Events) -> Chunks:
             if isinstance(event, Started):
                 answer.started(event)
             elif isinstance(event, Finished):
+                for line in _lines(answer, *answer.rest(), []):
+                    yield line
                 yield encoded(answer.last(event)) + b"\n"
             else:
                 answer.add(event)
-                if event.text or event.logprobs:
-                    yield encoded(answer.piece(event.text, logprob_entries(event.logprobs))) + b"\n"
+                for line in _lines(answer, *answer.read(event.text), logprob_entries(event.logprobs)):
+                    yield line
+
+
+def _lines(answer: Answer, text: str, calls: list[dict[str, Any]], logprobs: list[dict[str, Any]]) -> Iterator[bytes]:
+    if text or logprobs:
+        yield encoded(answer.piece(text, logprobs)) + b"\n"
+    if calls:
+        yield encoded(answer.called(calls)) + b"\n"
 
 
 async def one_reply(answer: Answer, events: Events) -> Chunks:
     """One object."""
     texts: list[str] = []
+    calls: list[dict[str, Any]] = []
     logprobs: list[dict[str, Any]] = []
     async with aclosing(events):
         async for event in events:
             if isinstance(event, Started):
                 answer.started(event)
             elif isinstance(event, Finished):
-                yield encoded(answer.last(event, "".join(texts), logprobs))
+                text, found = answer.rest()
+                reply = answer.last(event, "".join([*texts, text]), logprobs)
+                if calls + found:
+                    reply["message"]["tool_calls"] = calls + found
+                yield encoded(reply)
             else:
                 answer.add(event)
-                texts.append(event.text)
+                text, found = answer.read(event.text)
+                texts.append(text)
+                calls += found
                 logprobs += logprob_entries(event.logprobs)
 
 

@@ -12,6 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator, model_valida
 from paddock_runner.core.options import INT32
 
 MAX_MESSAGES = 2048
+MAX_TOOLS = 128
 MAX_CONTEXT = 1 << 22
 Token = Annotated[int, Field(ge=0, le=INT32)]
 
@@ -25,11 +26,39 @@ class _Body(BaseModel):
         return {key: item for key, item in value.items() if item is not None} if isinstance(value, dict) else value
 
 
+class OllamaFunction(_Body):
+    name: str = Field(min_length=1, max_length=256)
+    arguments: dict[str, Any] = Field(default_factory=dict)
+
+
+class OllamaCall(_Body):
+    id: str = Field(default="", max_length=256)
+    function: OllamaFunction
+
+
+class OllamaTool(_Body):
+    type: str = "function"
+    function: dict[str, Any]
+
+    @field_validator("function")
+    @classmethod
+    def _named(cls, value: dict[str, Any]) -> dict[str, Any]:
+        name, parameters = value.get("name"), value.get("parameters")
+        if not isinstance(name, str) or not name:
+            raise ValueError("needs a name, a string that is not empty")
+        if parameters is not None and not isinstance(parameters, dict):
+            raise ValueError("parameters must be a JSON schema object")
+        return value
+
+
 class OllamaMessage(_Body):
     role: str = Field(max_length=64)
     content: str = ""
     images: list[Any] = Field(default_factory=list)
-    tool_calls: list[Any] = Field(default_factory=list)
+    thinking: str = ""
+    tool_calls: list[OllamaCall] = Field(default_factory=list, max_length=MAX_TOOLS)
+    tool_name: str = Field(default="", max_length=256)
+    tool_call_id: str = Field(default="", max_length=256)
 
     @field_validator("role")
     @classmethod
@@ -60,7 +89,7 @@ class GenerateBody(_Common):
 
 class ChatBody(_Common):
     messages: list[OllamaMessage] = Field(default_factory=list, max_length=MAX_MESSAGES)
-    tools: list[Any] = Field(default_factory=list)
+    tools: list[OllamaTool] = Field(default_factory=list, max_length=MAX_TOOLS)
 
 
 class ShowBody(_Body):
