@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import re
@@ -25,10 +26,15 @@ from tests.support.web import Reply, serving_web
 
 from paddock_runner.commands import events
 from paddock_runner.commands.events import PROGRESS_SECONDS, Progress
+from paddock_runner.commands.pull import Request, pull
 from paddock_runner.core.digest import Digest
 from paddock_runner.core.names import PIN_HOST
 from paddock_runner.sources.download.blob import DEFAULTS
+from paddock_runner.sources.network import Network
+from paddock_runner.sources.select import source_for
 from paddock_runner.store.collect import collect
+from paddock_runner.store.errors import ReadOnlyError, from_os_error
+from paddock_runner.store.manifests import pin_name
 from paddock_runner.store.store import Store
 
 TINY = {"source": {"ollama": {"name": "tiny:1b"}}, "digest": None}
@@ -118,6 +124,25 @@ def ollama(registry: OllamaRegistry, name: str = "me/x:1", **changes: Any) -> di
 
 def listed(registry: OllamaRegistry) -> dict[str, str]:
     return {"PADDOCK_ALLOW_INSECURE_HOSTS": registry.listed}
+
+
+def test_a_pull_that_cannot_pin_what_it_wrote_is_no_success(
+    models: Path, registry: OllamaRegistry, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A disk that turns read-only before the last step, as a file system does that met an error."""
+
+    def refuse(*_: object) -> None:
+        raise from_os_error(OSError(errno.EROFS, "Read-only file system"), "writing", models)
+
+    store, source = Store(models), source_for(ollama(registry)["source"])
+    network = Network.from_environment(listed(registry))
+    with monkeypatch.context() as patched:
+        patched.setattr(Store, "pin", refuse)
+        with pytest.raises(ReadOnlyError, match="mount it writable"):
+            pull(store, Request(source), network, lambda *_: None)
+        assert pull(store, Request(source), network, lambda *_: None)["digest"], "it was there: nothing was written"
+    found = pull(store, Request(source), network, lambda *_: None)
+    assert store.manifest(pin_name(Digest.parse(found["digest"]))).is_pin
 
 
 def result(models: Path, request: object, **environment: str) -> dict[str, Any]:

@@ -322,6 +322,12 @@ def test_usage(store: Store, stored: StoredManifest, gguf_file: Path, tmp_path: 
     (store.path / "blobs" / ("partial-" + "0" * 64)).write_bytes(b"123")
     (store.path / "manifests" / "h" / "n" / "m").mkdir(parents=True)
     (store.path / "manifests" / "h" / "n" / "m" / "t").write_text("{")
+    scratch = store.working_folder(Digest.of(b"a conversion"))
+    scratch.mkdir(parents=True)
+    (scratch / "converted.gguf").write_bytes(b"1234567")
+    (scratch / "part-00001-of-00001.gguf").symlink_to(gguf_file)
+    (scratch / "placed").hardlink_to(store.blob_path(weights(stored)))
+    store.working_folder(Digest.of(b"planted")).symlink_to(tmp_path)
     found = usage(store)
     size = gguf_file.stat().st_size
     one, two = found["models"]
@@ -330,9 +336,9 @@ def test_usage(store: Store, stored: StoredManifest, gguf_file: Path, tmp_path: 
     assert (one["own"], two["own"]) == (3, len("two, longer"))
     assert one["shared"] == two["shared"] > size
     assert found["hidden"] >= size
-    assert (found["unreferenced"], found["partial"], found["quarantine"]) == (5, 3, 0)
+    assert (found["unreferenced"], found["partial"], found["working"], found["quarantine"]) == (5, 3, 7, 0)
     assert found["named"] == size + found["models"][0]["shared"] - size + one["own"] + two["own"]
-    assert found["total"] == sum(path.stat().st_size for path in (store.path / "blobs").iterdir())
+    assert found["total"] == 7 + sum(path.stat().st_size for path in (store.path / "blobs").iterdir())
     assert found["unreadable"] == ["h/n/m:t"]
     assert usage(Store(tmp_path / "nothing"))["total"] == 0
 

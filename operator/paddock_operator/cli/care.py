@@ -141,6 +141,7 @@ _SHARES = (
     ("hidden", "of pins and other names of Paddock's own"),
     ("unreferenced", "of nothing (paddock gc)"),
     ("partial", "unfinished downloads"),
+    ("working", "conversions under way, or left behind by a kill (paddock gc)"),
     ("quarantine", "damaged, moved away"),
     ("total", "total"),
 )

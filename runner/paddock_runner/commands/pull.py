@@ -150,14 +150,14 @@ def pull(store: Store, request: Request, network: Network, progress: LayerProgre
     _sweep(store)
     found = _resolve(store, request, network, progress)
     try:
-        files = _verified(store, found.stored, progress)
+        files = _verified(store, found, progress)
     except (DigestMismatchError, NotFoundError) as error:
         # Damaged in the cache, or collected a moment ago: a source that can fetch does it again.
         log.warning("the cache does not hold the model whole: %s", error)
         if network.offline:
             raise
         found = _fetch(store, replace(request, validator=""), network, progress)
-        files = _verified(store, found.stored, progress)
+        files = _verified(store, found, progress)
     words = {"revision": found.revision, "validator": found.validator}
     return result_of(found.stored, files, request.source.name, words)
 
@@ -199,7 +199,8 @@ async def _fetch_async(store: Store, request: Request, network: Network, progres
         return await fetch(store, request.source, transport, progress, request.validator, named=request.named)
 
 
-def _verified(store: Store, stored: StoredManifest, progress: LayerProgress) -> ModelFiles:
+def _verified(store: Store, found: Fetched, progress: LayerProgress) -> ModelFiles:
+    stored = found.stored
     files = load_model(store, stored, progress=progress)
     try:
         with store.writing():
@@ -207,6 +208,9 @@ def _verified(store: Store, stored: StoredManifest, progress: LayerProgress) -> 
             store.require_blobs(used_blobs(stored.manifest))
             store.pin(stored.digest, stored.data)
     except ReadOnlyError as error:
+        if found.written:
+            # This pull could write a moment ago: a pin that is missing now is no property of the folder.
+            raise
         log.info("the manifest is not pinned: %s", error)
     return files
 

@@ -38,11 +38,12 @@ _TRIES = 2
 
 @dataclass(frozen=True, slots=True)
 class Fetched:
-    """A manifest in the store, and what its source said of it: see FetchPlan."""
+    """A manifest in the store, and what its source said of it: see FetchPlan. `written`: the fetch put it there."""
 
     stored: StoredManifest
     revision: str = ""
     validator: str = ""
+    written: bool = False
 
 
 async def fetch(
@@ -68,10 +69,11 @@ async def fetch(
     if stored is not None and plan.manifest is not None and stored.data != plan.manifest:
         # Somebody gave the name to another model meanwhile.
         stored = None
+    written = stored is None
     if stored is None:
         check_plan(plan)
         stored = await _carry_out(store, plan, transport, progress, named)
-    return Fetched(stored, plan.revision, plan.validator)
+    return Fetched(stored, plan.revision, plan.validator, written)
 
 
 async def _carry_out(

@@ -132,10 +132,14 @@ class Store:
         """Where who holds the lock of `key` may put what a kill makes worthless."""
         return self._own / "tmp" / f"{WORKING}{key.hex}"
 
+    def working_folders(self) -> list[Path]:
+        """Every working folder that is there, in use or left behind."""
+        return sorted((self._own / "tmp").glob(f"{WORKING}*"))
+
     def remove_free_working_folders(self) -> None:
         """Remove the working folders whose lock nobody holds; called while `collecting`."""
         self._require_writable()
-        for path in (self._own / "tmp").glob(f"{WORKING}*"):
+        for path in self.working_folders():
             with (
                 contextlib.suppress(InvalidDigestError, LockTimeoutError),
                 self.digest_lock(Digest(path.name.removeprefix(WORKING)), 0),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import stat
 from collections.abc import Iterator, Mapping
@@ -27,8 +28,10 @@ def usage(store: Store) -> dict[str, Any]:
 
     `models[]`: `size` of all its files, `own` what removing the name would free, `shared` the rest. `hidden`: only for
     pins and other names of Paddock's own. `unreferenced`: for no manifest. `partial`: unfinished downloads.
+    `working`: in the working folders of conversions, of those that run and of those that were killed.
     """
     blobs, partial = _blobs(store.path / "blobs")
+    working = sum(_working_size(folder) for folder in store.working_folders())
     every = list(every_manifest(store))
     roots = [item for item in every if isinstance(item, StoredManifest)]
     models = [root for root in roots if root.name.host.lower() not in OWN_HOSTS]
@@ -40,8 +43,9 @@ def usage(store: Store) -> dict[str, Any]:
         "hidden": _sum(blobs, needed - named),
         "unreferenced": _sum(blobs, set(blobs) - needed),
         "partial": partial,
+        "working": working,
         "quarantine": _folder_size(store.path / ".paddock" / "quarantine"),
-        "total": sum(blobs.values()) + partial,
+        "total": sum(blobs.values()) + partial + working,
         "unreadable": [str(item) for item in every if not isinstance(item, StoredManifest)],
     }
 
@@ -75,22 +79,28 @@ def _blobs(folder: Path) -> tuple[dict[Digest, int], int]:
     return found, partial
 
 
+def _working_size(folder: Path) -> int:
+    """What only this folder holds: a result that became a blob by a link counts as that blob."""
+    if folder.is_symlink() or not folder.is_dir():
+        return 0
+    return sum(min(status.st_blocks * 512, status.st_size) for _, status in _files(folder) if status.st_nlink == 1)
+
+
 def _folder_size(folder: Path) -> int:
     return sum(status.st_size for _, status in _files(folder))
 
 
 def _files(folder: Path) -> list[tuple[str, os.stat_result]]:
-    if not folder.exists():
-        return []
-    if not folder.is_dir():
+    if folder.exists() and not folder.is_dir():
         raise CacheUnusableError(f"{folder} is not a folder")
     found = []
-    with os_errors("listing", folder), os.scandir(folder) as entries:
-        for entry in entries:
-            try:
-                status = entry.stat(follow_symlinks=False)
-            except FileNotFoundError:
-                continue
-            if stat.S_ISREG(status.st_mode):
-                found.append((entry.name, status))
-    return found
+    with os_errors("listing", folder):
+        try:
+            entries = os.scandir(folder)
+        except FileNotFoundError:
+            return []
+        with entries:
+            for entry in entries:
+                with contextlib.suppress(FileNotFoundError):
+                    found.append((entry.name, entry.stat(follow_symlinks=False)))
+    return [(name, status) for name, status in found if stat.S_ISREG(status.st_mode)]
