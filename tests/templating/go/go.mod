@@ -1,0 +1,3 @@
+module paddock/tests/gotemplate
+
+go 1.21
