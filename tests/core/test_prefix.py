@@ -9,6 +9,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 from tests.core.test_scheduler import record
 from tests.support.kv_mirror import check_mirror
 
+from paddock_runner.core.generation import PUBLIC_TENANT
 from paddock_runner.core.prefix import EVICT_UNIT, MIN_SHARED, PrefixTree, Sharing
 from paddock_runner.core.prefix_host import HostTier
 from paddock_runner.core.prefix_operations import Copy, Cut, Forget, Restore, Save
@@ -176,6 +177,19 @@ def test_what_leaves_is_saved_and_comes_back() -> None:
     assert tree.host.used == 0
 
 
+def test_what_the_public_tenant_read_is_for_every_tenant_and_stays() -> None:
+    tree = tree_of(4, host=1000)
+    one = ran(tree, LONG, PUBLIC_TENANT)
+    assert (tree.used, tree.take_operations()) == (0, [Save(one, 0), Cut(one, 0)])
+    for tenant in ("a", "b"):
+        mine, cached = tree.open([*LONG, 1, 2], tenant)
+        assert (cached, tree.take_operations()) == (100, [Restore(0, mine)])
+        tree.grow(mine, [1] * 70)
+        tree.keep(mine)
+    tree.evict(1000)  # what goes on from a public prefix is its tenant's own
+    assert tree.open([*LONG, *[1] * 70, 2], "c")[1] == 100
+
+
 def test_the_budget_of_the_host_holds() -> None:
     tree = tree_of(8, host=250)
     for first in range(4):
@@ -227,7 +241,7 @@ class Mirror(RuleBasedStateMachine):
         self.running: dict[int, list[int]] = {}
 
     @precondition(lambda self: len(self.running) < self.sequences)
-    @rule(parts=words, tenant=st.sampled_from(["a", "b"]))
+    @rule(parts=words, tenant=st.sampled_from(["a", "b", PUBLIC_TENANT]))
     def come(self, parts: list[list[int]], tenant: str) -> None:
         tokens = [token for part in parts for token in part]
         one, cached = self.tree.open(tokens, tenant)

@@ -9,7 +9,16 @@ from pathlib import Path
 import pytest
 from tests.engine.conftest import GREEDY, make_record
 
-from paddock_runner.core.generation import Delta, Finished, GenerationRequest, Sampling, Segment, Started, TokenLogprob
+from paddock_runner.core.generation import (
+    PUBLIC_TENANT,
+    Delta,
+    Finished,
+    GenerationRequest,
+    Sampling,
+    Segment,
+    Started,
+    TokenLogprob,
+)
 from paddock_runner.engine.client import EngineClient
 
 pytestmark = pytest.mark.model
@@ -117,6 +126,30 @@ async def test_a_second_turn_reads_only_the_new_part_and_says_the_same(smollm2: 
         _, got, finished = await answer(warm, second)
         assert finished.reason == "stop"
         assert_equal_up_to_a_near_tie(expected, got)
+    finally:
+        await warm.close()
+        await fresh.close()
+
+
+async def test_a_public_beginning_serves_every_tenant_and_nothing_else_is_shared(smollm2: Path) -> None:
+    record = make_record(
+        context_length=1024, cells=2048, slots=2, sequences=8, batch=256, threads=0, prefix_bytes=1 << 28
+    )
+    head = Segment("<|im_start|>system\n" + "You know ships, and sailors. " * 20 + "<|im_end|>\n", special=True)
+    tail = "<|im_start|>user\nWhat is the capital of France? Say one word.<|im_end|>\n<|im_start|>assistant\n"
+    asked = {
+        tenant: chat("", prompt=(head, Segment(tail, special=True)), logprobs=2, max_tokens=12, tenant=tenant)
+        for tenant in ("a", "b")
+    }
+    fresh, warm = EngineClient(smollm2, record), EngineClient(smollm2, record)
+    try:
+        _, expected, _ = await answer(fresh, asked["a"])
+        beginning = chat("", prompt=(head,), max_tokens=1, tenant=PUBLIC_TENANT, priority=-1)
+        public = (await answer(warm, beginning))[2].prompt_tokens
+        for tenant in ("a", "b"):
+            assert (await started(warm, asked[tenant])).cached_tokens == public > 100
+            _, got, _ = await answer(warm, asked[tenant])
+            assert_equal_up_to_a_near_tie(expected, got)
     finally:
         await warm.close()
         await fresh.close()

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
 from contextlib import aclosing
 from typing import Any, Protocol
 
@@ -73,7 +73,9 @@ class ConfigInForce(Protocol):
 
 
 class Runner:
-    """`now` is the monotonic clock in seconds; tests replace it."""
+    """`now` is the monotonic clock in seconds; tests replace it. `warm` runs once for each load, when nobody asks for
+    anything, and is cancelled by the next request; then it runs again later.
+    """
 
     def __init__(
         self,
@@ -96,6 +98,9 @@ class Runner:
         self._idle_since = now()
         self._keep_alive = config.value.keep_alive_seconds
         self._tasks: set[asyncio.Task[None]] = set()
+        self.warm: Callable[[Runner], Awaitable[None]] | None = None
+        self._cold = False
+        self._warming: asyncio.Task[None] | None = None
 
     @property
     def config(self) -> ServeConfig:
@@ -146,10 +151,29 @@ class Runner:
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
+    async def _warm(self, warm: Callable[[Runner], Awaitable[None]]) -> None:
+        await warm(self)
+        self._cold = False
+
+    def _warm_if_idle(self) -> None:
+        """Not with a keep-alive of 0: then an idle model is about to be unloaded."""
+        idle = self.engine.state == "ready" and not self.engine.open_requests and not self.draining
+        if self.warm is not None and self._cold and idle and not self._busy_warming() and self._keep_alive != 0:
+            self._warming = asyncio.ensure_future(self._warm(self.warm))
+
+    def _busy_warming(self) -> bool:
+        return self._warming is not None and not self._warming.done()
+
+    async def _stop_warming(self) -> None:
+        if self._warming is not None and not self._warming.done():
+            self._warming.cancel()
+            await asyncio.wait([self._warming])
+
     def on_state(self, state: str) -> None:
         """Told by the engine's observer: a self-test proves, a crash takes it back."""
         if state == "ready":
-            self._proven = True
+            self._proven = self._cold = True
+            self._warm_if_idle()
         elif state == "crashed":
             self._proven = False
 
@@ -184,6 +208,7 @@ class Runner:
     def note_end(self) -> None:
         """A request ended: the time of an idle model counts from here."""
         self._idle_since = self.now()
+        self._warm_if_idle()
 
     async def generate(
         self, request: GenerationRequest, operation: Operation, arrived: float, keep_alive: float | None = None
@@ -197,6 +222,7 @@ class Runner:
         try:
             if self.draining:
                 raise DrainingError
+            await self._stop_warming()
             async with aclosing(self.engine.generate(request)) as events:  # type: ignore[type-var]
                 async for event in events:
                     if isinstance(event, Started):

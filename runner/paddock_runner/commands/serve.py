@@ -29,6 +29,7 @@ from paddock_runner.api.runner import Runner
 from paddock_runner.api.settings import ServeConfig, parse_settings
 from paddock_runner.api.status import StateLines, Status
 from paddock_runner.api.waiting import WaitingRoom, build_waiting_app
+from paddock_runner.api.warming import warm
 from paddock_runner.configfile import ConfigFile
 from paddock_runner.core.digest import Digest
 from paddock_runner.core.engine_facts import StepStats
@@ -147,6 +148,7 @@ class Front:
         )
         runner = Runner(self._engine, self._file, model_facts(store, stored, files), self._templates, self._metrics)
         runner.draining = self._room.draining
+        runner.warm = warm
         self._runner, self._app = runner, build_app(runner)
         runner.set_keep_alive(None)
         self._lines.tell()

@@ -42,6 +42,10 @@ class Sampling:
     logit_bias: tuple[tuple[int, float], ...] = ()
 
 
+# Whose prefixes every tenant may go on from: text of the Model's author. No HTTP header can say it.
+PUBLIC_TENANT = "\0public"
+
+
 @dataclass(frozen=True, slots=True)
 class GenerationRequest:
     """One sequence to generate.

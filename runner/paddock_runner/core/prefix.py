@@ -4,7 +4,8 @@ No API tells who owns a cell, so every change starts here and leaves as an `Oper
 `core.scheduler`. A node stands for a run of cells: its owners own all of them, and all of its ancestors'. Ids that run
 nothing keep what they hold as a prefix for later requests until somebody needs the cells. Two nodes may hold the same
 tokens in cells of their own (sequences that grew side by side), so siblings may begin alike. Tenants have trees of
-their own: nobody can find out what another tenant asked.
+their own: nobody can find out what another tenant asked. What the public tenant read goes to host memory at once, and
+from there into the tree of each tenant that wants it.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+from paddock_runner.core.generation import PUBLIC_TENANT
 from paddock_runner.core.prefix_host import Entry, HostTier
 from paddock_runner.core.prefix_nodes import Node, common, path, root_of, split, walk
 from paddock_runner.core.prefix_operations import Copy, Cut, Forget, Operation, Restore
@@ -84,7 +86,7 @@ class PrefixTree:
         found = self.match(tokens, tenant)
         saved = self.host.find(tokens[:-1], tenant)
         if saved is not None and saved[1] >= found.length + MIN_RESTORED and self._has_room(saved[0]):
-            return self._restore(*saved)
+            return self._restore(*saved, tenant)
         end = self._end_at(found)
         sequence = self._id_for(end)
         if sequence not in self._tails:
@@ -109,6 +111,10 @@ class PrefixTree:
         tail = self._tails[sequence]
         self._touch(tail, -1)
         self._retained.add(sequence)
+        if self._tenants[sequence] == PUBLIC_TENANT:
+            self._save(sequence)
+            self._drop(sequence)
+            return
         if tail.end < MIN_SHARED or self._is_redundant(sequence):
             self._drop(sequence)
             return
@@ -169,17 +175,18 @@ class PrefixTree:
     def _has_room(self, entry: Entry) -> bool:
         return self.sharing == "any" and self.pinned + len(entry.tokens) <= self._cells
 
-    def _restore(self, entry: Entry, length: int) -> tuple[int, int]:
-        """An id with the first `length` cells of `entry`; all of them are needed for a moment."""
+    def _restore(self, entry: Entry, length: int, tenant: str) -> tuple[int, int]:
+        """An id of `tenant` with the first `length` cells of `entry`; all of them are needed for a moment."""
         self.host.take(entry)
-        root = self._roots.get(entry.tenant) or Node(None, 0, [])
+        root = self._roots.get(tenant) or Node(None, 0, [])
         sequence = self._id_for(root)
         self.evict(self.used + len(entry.tokens) - self._cells)
-        self._start(sequence, entry.tenant, root)
+        self._start(sequence, tenant, root)
         self._operations.append(Restore(entry.key, sequence))
         if length < len(entry.tokens):
             self._operations.append(Cut(sequence, length))
-        self._operations += [Forget(entry.key)] if length == len(entry.tokens) else self.host.put(entry)
+        moved = length == len(entry.tokens) and entry.tenant == tenant
+        self._operations += [Forget(entry.key)] if moved else self.host.put(entry)
         self.grow(sequence, entry.tokens[:length])
         return sequence, length
 

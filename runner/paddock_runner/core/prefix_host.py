@@ -10,6 +10,7 @@ import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from paddock_runner.core.generation import PUBLIC_TENANT
 from paddock_runner.core.prefix_nodes import common
 from paddock_runner.core.prefix_operations import Forget, HostOperation, Save
 
@@ -78,8 +79,9 @@ class HostTier:
         return forgotten
 
     def find(self, tokens: Sequence[int], tenant: str) -> tuple[Entry, int] | None:
-        """The entry that begins like `tokens` for longest, and how long that is."""
-        found = [(entry, common(entry.tokens, tokens)) for entry in self._entries.values() if entry.tenant == tenant]
+        """The entry that begins like `tokens` for longest, the tenant's own or a public one, and how long that is."""
+        seen = [entry for entry in self._entries.values() if entry.tenant in (tenant, PUBLIC_TENANT)]
+        found = [(entry, common(entry.tokens, tokens)) for entry in seen]
         return max(found, key=lambda one: one[1], default=None)
 
     def take(self, entry: Entry) -> None:
