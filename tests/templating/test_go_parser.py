@@ -15,7 +15,7 @@ from paddock_runner.core.templates.lexer import MAX_TEMPLATE, TemplateSyntaxErro
 from paddock_runner.core.templates.parser import parse
 
 PROGRAM = Path(__file__).parent / "go"
-FUNCTIONS = frozenset({"and", "or", "not", "eq", "ne", "lt", "len", "index", "slice", "print", "printf", "html"})
+FUNCTIONS = frozenset({"and", "or", "not", "eq", "ne", "lt", "le", "len", "index", "slice", "print", "printf", "html"})
 PIECES = [
     *("{{", "}}", "{{- ", " -}}", "{{", "}}", " ", "\n", "text ", "if ", "else ", "else if ", "end", "range ", "with "),
     *(
@@ -35,6 +35,7 @@ PIECES = [
     *("$i, $x := ", "| ", "(", ")", "len ", "eq ", "nope ", '"s"', "`r`", "'c'", "1", "-2.5", "nil", "true", "/* c */"),
 ]
 SHAPES = [
+    "{{-  /* two spaces */ -}}",
     "{{ if .System }}<|s|>{{ .System }}{{ end }}{{- range $i, $_ := .Messages }}{{ .Content }}{{ end }}",
     "{{- $last := eq (len (slice .Messages $i)) 1 -}}",
     "{{- range $i, $_ := .M }}\n{{- $last := eq (len (slice $.M $i)) 1 }}{{ if and $last . }}x{{ end }}{{ end }}",

@@ -92,8 +92,8 @@ def _action(source: str, at: int, line: int) -> _Action:
 
 
 def _comment(source: str, at: int, line: int) -> _Action | None:
-    while source[at : at + 1] and source[at] in _SPACE and source[at - 1] in "-" + _SPACE:
-        at += 1
+    if source[at - 1] == "-":
+        at += 1  # the space of the trim marker; Go allows no other before a comment
     if not source.startswith("/*", at):
         return None
     match = _COMMENT.match(source, at)
