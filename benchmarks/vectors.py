@@ -55,6 +55,8 @@ class Steps:
     def on_state(self, state: str) -> None:
         """Observer's hook."""
 
+    def on_crash(self, cause: object) -> None: ...
+
     def on_step(self, stats: StepStats) -> None:
         """Observer's hook."""
         if stats.prefill_tokens:

@@ -221,6 +221,7 @@ async def test_the_exposition_shows_the_engine() -> None:
             StepStats(1, 0, 5, 2, 40.0, 1024, 256, 16, 0.0, 99, mask_milliseconds=500.0, threads=3)
         )
         at.runner.metrics.on_state("crashed")
+        at.runner.metrics.on_crash("abort")
         reply = await at.client.get("/metrics")
         assert reply.headers["content-type"].startswith("text/plain")
         lines = reply.text.splitlines()
@@ -234,6 +235,8 @@ async def test_the_exposition_shows_the_engine() -> None:
             'paddock_runner_kv_cache_tokens{model="tiny",state="saved"} 99.0',
             'paddock_runner_kv_cache_usage_ratio{model="tiny"} 0.25',
             'paddock_runner_constraint_mask_seconds_total{model="tiny"} 0.5',
+            'paddock_runner_engine_crashes_total{cause="abort",model="tiny"} 1.0',
+            'paddock_runner_engine_crashes_total{cause="stall",model="tiny"} 0.0',
             'paddock_runner_threads{model="tiny"} 3.0',
             'paddock_runner_memory_bytes{kind="weights",model="tiny"} 1000.0',
             'paddock_runner_engine_state{model="tiny",state="ready"} 1.0',

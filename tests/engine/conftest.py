@@ -20,6 +20,7 @@ from paddock_runner.engine.grammar import Table
 from paddock_runner.engine.link import FrameLink
 from paddock_runner.engine.loop import EngineLoop
 from paddock_runner.engine.protocol import Failed, FrameReader, Load, Submit, ToEngine, Tokens, decode, encode
+from paddock_runner.engine.step_note import StepNote
 
 GREEDY = Sampling(temperature=0.0)
 
@@ -48,9 +49,12 @@ class Harness:
         self.front, theirs = socket.socketpair()
         self.front.setblocking(False)
         self.link = FrameLink(theirs)
+        self.note = StepNote.private()
         loaded = backend.load(record, lambda _: None)
         table = Table(backend, backend.vocab.size)
-        self.loop = EngineLoop(backend, self.link, Load(record, queue_depth), loaded, table, first_ms=1.0)
+        self.loop = EngineLoop(
+            backend, self.link, Load(record, queue_depth), loaded, table, first_ms=1.0, note=self.note
+        )
         self._reader = FrameReader()
 
     def send(self, message: ToEngine) -> None:

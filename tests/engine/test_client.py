@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -16,6 +17,7 @@ import pytest
 from tests.engine.conftest import make_record, make_request
 from tests.support.gguf_maker import make_gguf
 
+from paddock_runner.core.crash import Cause
 from paddock_runner.core.engine_facts import StepStats
 from paddock_runner.core.generation import (
     ContextExceededError,
@@ -42,6 +44,7 @@ class Watcher:
     def __init__(self) -> None:
         self.states: list[EngineState] = []
         self.steps: list[StepStats] = []
+        self.crashes: list[Cause] = []
         self.events: list[tuple[str, Event]] = []
 
     def on_state(self, state: EngineState) -> None:
@@ -49,6 +52,9 @@ class Watcher:
 
     def on_step(self, stats: StepStats) -> None:
         self.steps.append(stats)
+
+    def on_crash(self, cause: Cause) -> None:
+        self.crashes.append(cause)
 
     def on_event(self, request_id: str, event: Event) -> None:
         self.events.append((request_id, event))
@@ -178,6 +184,27 @@ async def test_a_hostile_vocabulary_kills_only_the_child(client: Make, tmp_path:
         await collect(engine, make_request("€"))
     await eventually(lambda: engine.state == "ready")
     assert isinstance((await collect(engine, make_request("hello")))[-1], Finished)
+
+
+async def test_a_death_in_a_step_is_told_by_the_shape_of_the_step(
+    client: Make, caplog: pytest.LogCaptureFixture
+) -> None:
+    watcher = Watcher()
+    engine = await client(observer=watcher)
+    streams = [engine.generate(make_request("secret words", max_tokens=-1)) for _ in range(2)]
+    for stream in streams:
+        await anext(stream)
+    assert engine.pid is not None
+    os.kill(engine.pid, signal.SIGSEGV)
+    for stream in streams:
+        with pytest.raises(EngineFailedError):
+            await exhaust(stream)
+    await eventually(lambda: engine.state == "ready")
+    assert watcher.crashes == ["segfault"]
+    (told,) = [message for message in caplog.messages if message.startswith("engine crash (segfault)")]
+    assert re.search(r"(of [12] requests \(#[12]: 1 at \d+|outside of a step, after \d+ steps)", told)
+    assert "16384 cells for 4 slots" in told
+    assert "secret" not in caplog.text
 
 
 async def test_a_hang_is_ended_and_told(client: Make) -> None:

@@ -34,6 +34,7 @@ from paddock_runner.engine.protocol import (
     encode,
 )
 from paddock_runner.engine.startup import vector_self_test
+from paddock_runner.engine.step_note import StepNote
 
 
 class Harness:
@@ -48,7 +49,9 @@ class Harness:
         self.link = FrameLink(theirs)
         record = make_record(**{"mode": "embed", "batch": 512, **changes})
         loaded = backend.load(record, lambda _: None)
-        self.loop = EmbedLoop(backend, self.link, Load(record, queue_depth), loaded, first_ms=0.01)
+        self.loop = EmbedLoop(
+            backend, self.link, Load(record, queue_depth), loaded, first_ms=0.01, note=StepNote.private()
+        )
         self._reader = FrameReader()
 
     def send(self, message: ToEngine) -> None:

@@ -19,6 +19,7 @@ from prometheus_client import (
 )
 
 from paddock_runner.api.errors import REASONS, Reason
+from paddock_runner.core.crash import CAUSES, Cause
 from paddock_runner.core.embedding import Embedded, EmbedDone, EmbedEvent
 from paddock_runner.core.engine_facts import MemoryNumbers, StepStats
 from paddock_runner.core.generation import Delta, Event, Finished, Started
@@ -126,6 +127,11 @@ class Metrics:
         self.threads = self._gauge("threads", "Threads that compute; they follow the CPU quota of the container.")
         self.state = self._gauge("engine_state", "1 for the state that the runner is in.", ("state",))
         self.restarts = self._counter("engine_restarts_total", "Engine processes that were lost and replaced.")
+        self.crashes = self._counter(
+            "engine_crashes_total",
+            "Engine processes that died unasked, by how; the log has what they computed.",
+            ("cause",),
+        )
         self.batches = self._counter("decode_batches_total", "Steps of the engine.")
         self.step_seconds = self._histogram("step_seconds", "Wall time of one step of the engine.", CONTROL)
         self.mask_seconds = self._counter(
@@ -156,6 +162,8 @@ class Metrics:
             self.disconnects.labels(phase)
         for kind in ("prompt", "cached_prompt", "output"):
             self.tokens.labels(self.model, kind)
+        for cause in CAUSES:
+            self.crashes.labels(self.model, cause)
         self.restarts.labels(self.model)
         self.embeddings.labels(self.model)
 
@@ -171,6 +179,10 @@ class Metrics:
         """Observer's hook. Restarts are counted where the engine is found dead."""
         if state == "crashed":
             self.restarts.labels(self.model).inc()
+
+    def on_crash(self, cause: Cause) -> None:
+        """Observer's hook."""
+        self.crashes.labels(self.model, cause).inc()
 
     def on_step(self, stats: StepStats) -> None:
         """Observer's hook."""

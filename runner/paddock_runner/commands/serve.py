@@ -31,6 +31,7 @@ from paddock_runner.api.status import StateLines, Status
 from paddock_runner.api.waiting import WaitingRoom, build_waiting_app
 from paddock_runner.api.warming import warm
 from paddock_runner.configfile import ConfigFile
+from paddock_runner.core.crash import Cause
 from paddock_runner.core.digest import Digest
 from paddock_runner.core.engine_facts import StepStats
 from paddock_runner.core.generation import GenerationError
@@ -173,6 +174,10 @@ class Front:
     def on_step(self, stats: StepStats) -> None:
         """Observer's hook."""
         self._metrics.on_step(stats)
+
+    def on_crash(self, cause: Cause) -> None:
+        """Observer's hook."""
+        self._metrics.on_crash(cause)
 
     def on_event(self, request_id: str, event: AnyEvent) -> None:
         """Observer's hook."""

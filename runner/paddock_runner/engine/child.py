@@ -22,6 +22,7 @@ from paddock_runner.engine.llama import LlamaBackend
 from paddock_runner.engine.llama_log import LogCapture
 from paddock_runner.engine.protocol import Fatal
 from paddock_runner.engine.startup import serve
+from paddock_runner.engine.step_note import StepNote
 
 _PR_SET_PDEATHSIG = 1
 _OOM_SCORE = 500
@@ -38,7 +39,7 @@ def main(arguments: list[str]) -> int:
     log = LogCapture(options.log_level)
     link = FrameLink(socket.socket(fileno=options.fd))
     try:
-        serve(LlamaBackend(options.model, log), link)
+        serve(LlamaBackend(options.model, log), link, StepNote.open(options.note))
     except LinkClosedError:
         return 0
     except BackendError as error:
@@ -79,6 +80,7 @@ def _place(error: Exception) -> str:
 def _parse(arguments: list[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m paddock_runner.engine.child", allow_abbrev=False)
     parser.add_argument("--fd", type=int, required=True, help="number of the inherited socket")
+    parser.add_argument("--note", type=int, required=True, help="number of the inherited page for notes on steps")
     parser.add_argument(
         "--model", type=Path, action="append", required=True, help="GGUF file; given again for each part of a split one"
     )

@@ -15,6 +15,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Protocol, cast
 
+from paddock_runner.core.crash import Cause, Crash, describe
 from paddock_runner.core.embedding import EmbedDone, EmbedEvent, EmbedRequest
 from paddock_runner.core.engine_facts import MemoryNumbers, StepStats, VocabFacts
 from paddock_runner.core.engine_record import EngineRecord
@@ -29,6 +30,7 @@ from paddock_runner.core.generation import (
     QueueFullError,
 )
 from paddock_runner.engine.failures import from_wire
+from paddock_runner.engine.process import logger
 from paddock_runner.engine.procfs import resident_bytes
 from paddock_runner.engine.protocol import Cancel, Embed, Failed, Hold, Ready, Release, SequenceEvent, Submit, Tokens
 from paddock_runner.engine.streams import AnyEvent, Flow, Stream
@@ -43,6 +45,8 @@ class EngineObserver(Protocol):
     def on_state(self, state: EngineState) -> None: ...
 
     def on_step(self, stats: StepStats) -> None: ...
+
+    def on_crash(self, cause: Cause) -> None: ...
 
     def on_event(self, request_id: str, event: AnyEvent) -> None: ...
 
@@ -269,6 +273,20 @@ class EngineClient:
         for stream in self._streams.values():
             if stream.submitted:
                 stream.fail(EngineFailedError(f"the engine was lost under this request: {reason}"))
+
+    def on_crash(self, crash: Crash) -> None:
+        """Supervisor's hook, once it is known how the child died."""
+        logger.error(
+            "engine crash (%s) %s; loaded with %d cells for %d slots in batches of %d: %s",
+            crash.cause,
+            describe(crash.last, {}) if crash.serving else "while loading or in the self-test",
+            self._record.cells,
+            self._record.slots,
+            self._record.batch,
+            crash.words,
+        )
+        if self._observer is not None:
+            self._observer.on_crash(crash.cause)
 
     def is_busy(self) -> bool:
         """Supervisor's question: do frames have to come?"""

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from functools import partial
 
 from paddock_runner.core.costs import CostModel
+from paddock_runner.core.crash import Row
 from paddock_runner.core.embed_scheduler import EmbedScheduler, Piece, Text
 from paddock_runner.core.embedding import Embedded, EmbedDone, EmbedRequest, check_embedding
 from paddock_runner.core.engine_facts import StepStats
@@ -35,6 +36,7 @@ from paddock_runner.engine.protocol import (
     ToEngine,
     Tokens,
 )
+from paddock_runner.engine.step_note import StepNote
 
 Clock = Callable[[], float]
 
@@ -61,10 +63,12 @@ class EmbedLoop:
         loaded: EmbedLoaded,
         *,
         first_ms: float,
+        note: StepNote,
         clock: Clock = time.monotonic,
     ) -> None:
         self._backend = backend
         self._link = link
+        self._note = note
         self._loaded = loaded
         self._clock = clock
         self._vocab_size = backend.vocab.size
@@ -79,7 +83,7 @@ class EmbedLoop:
         )
         work = partial(encode_texts, backend, loaded.limit)
         self._texts: JobThread[EmbedRequest, list[list[int]]] = JobThread(
-            work, link.wake, name="texts", what="the input could not be tokenised"
+            work, link.wake, name="texts", what="the input could not be tokenised", mark=note.prepare
         )
         self._runs: dict[int, _Run] = {}
         self._events: list[SequenceEvent] = []
@@ -102,7 +106,9 @@ class EmbedLoop:
         self._queue_tokenised()
         pieces = [] if self._link.backlogged else self._scheduler.schedule()
         if pieces:
+            self._note.begin(Row(piece.text.handle, piece.start, len(piece.tokens), reading=True) for piece in pieces)
             self._run_step(pieces)
+            self._note.end()
         elif not self._stopping:
             self._rest()
 

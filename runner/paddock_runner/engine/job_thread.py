@@ -17,12 +17,24 @@ Result = TypeVar("Result")
 
 
 class JobThread(Generic[Job, Result]):
-    """`submit` jobs, be woken by `wake`, `collect` results or errors. `what` says what `work` does, for an error."""
+    """`submit` jobs, be woken by `wake`, `collect` results or errors. `what` says what `work` does, for an error.
 
-    def __init__(self, work: Callable[[Job], Result], wake: Callable[[], None], *, name: str, what: str) -> None:
+    `mark` is told the handle of the job that the thread is at, 0 when it is done.
+    """
+
+    def __init__(
+        self,
+        work: Callable[[Job], Result],
+        wake: Callable[[], None],
+        *,
+        name: str,
+        what: str,
+        mark: Callable[[int], None],
+    ) -> None:
         self._run = work
         self._wake = wake
         self._what = what
+        self._mark = mark
         self._todo: queue.SimpleQueue[tuple[int, Job] | None] = queue.SimpleQueue()
         self._done: deque[tuple[int, Result | GenerationError]] = deque()
         self._thread = threading.Thread(target=self._work, name=name, daemon=True)
@@ -45,7 +57,9 @@ class JobThread(Generic[Job, Result]):
 
     def _work(self) -> None:
         while (job := self._todo.get()) is not None:
+            self._mark(job[0])
             self._done.append((job[0], self._outcome(job[1])))
+            self._mark(0)
             self._wake()
 
     def _outcome(self, job: Job) -> Result | GenerationError:

@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable
 
 from paddock_runner.core.costs import CostModel
+from paddock_runner.core.crash import Row
 from paddock_runner.core.engine_facts import StepStats
 from paddock_runner.core.engine_output import Output
 from paddock_runner.core.engine_record import EngineRecord
@@ -49,6 +50,7 @@ from paddock_runner.engine.protocol import (
     Tokens,
 )
 from paddock_runner.engine.runs import Run
+from paddock_runner.engine.step_note import StepNote
 
 # Cells that only keep prefixes slow every step a little, as attention passes them by; docs/engine.md has the figures.
 HOT_CELLS = 4096
@@ -59,7 +61,7 @@ Clock = Callable[[], float]
 class EngineLoop:
     """Serves `link` with a loaded `backend`, whose vocabulary `table` has for constraints.
 
-    `first_ms` is the time of one token decoded alone (see `core.costs`).
+    `first_ms` is the time of one token decoded alone (see `core.costs`). `note` is told of each step.
     """
 
     def __init__(
@@ -71,10 +73,12 @@ class EngineLoop:
         table: Table,
         *,
         first_ms: float,
+        note: StepNote,
         clock: Clock = time.monotonic,
     ) -> None:
         self._backend = backend
         self._link = link
+        self._note = note
         self._clock = clock
         self._context = load.record.context_length
         self._vocab_size = backend.vocab.size
@@ -88,7 +92,7 @@ class EngineLoop:
             hot=min(loaded.cells, HOT_CELLS),
         )
         self._hands = CacheHands(backend)
-        self._prompts = PromptThread(backend, table, link.wake)
+        self._prompts = PromptThread(backend, table, link.wake, note.prepare)
         self._arriving: dict[int, tuple[GenerationRequest, float]] = {}  # being tokenised
         self._runs: dict[int, Run] = {}
         self._events: list[SequenceEvent] = []
@@ -115,7 +119,9 @@ class EngineLoop:
             self._hands.apply(step.operations)
             self._note_admitted(step)
         if step is not None and step.chunks:
+            self._note.begin(map(_row, step.chunks))
             self._run_step(step)
+            self._note.end()
         elif not self._stopping:
             self._rest()
 
@@ -286,6 +292,11 @@ class EngineLoop:
             mask_milliseconds=self._mask_seconds * 1000,
             threads=self._backend.threads,
         )
+
+
+def _row(chunk: Chunk) -> Row:
+    sequence = chunk.sequence
+    return Row(sequence.key, chunk.start, len(chunk.tokens), reading=sequence.generated == 0)
 
 
 def _prefixes(record: EngineRecord, loaded: Loaded) -> PrefixTree:

@@ -18,9 +18,11 @@ from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 
+from paddock_runner.core.crash import Cause, LastStep, crash_cause
 from paddock_runner.engine.codec import DecodeError
 from paddock_runner.engine.procfs import memory_limit, oom_kills
 from paddock_runner.engine.protocol import MAX_FRAME, FromEngine, Shutdown, ToEngine, decode, encode
+from paddock_runner.engine.step_note import StepNote
 
 logger = logging.getLogger("paddock_runner.engine")
 
@@ -41,7 +43,7 @@ class EngineDiedError(Exception):
 class EngineProcess:
     """A running child. Use `spawn`; then `send` and `receive`; `end` reaps it in every case.
 
-    `out_of_memory` is true after `end` if the kernel killed the child for memory.
+    After `end`: `out_of_memory` if the kernel killed the child for memory, `cause`, `last` (what it was computing).
     """
 
     def __init__(
@@ -49,14 +51,18 @@ class EngineProcess:
         process: asyncio.subprocess.Process,
         reader: asyncio.StreamReader,
         writer: asyncio.StreamWriter,
+        note: StepNote,
     ) -> None:
         self._process = process
         self._reader = reader
         self._writer = writer
+        self._note = note
         self._tail: deque[str] = deque(maxlen=_TAIL_LINES)
         self._killed = False
         self._oom_kills = oom_kills()
         self.out_of_memory = False
+        self.cause: Cause = "error"
+        self.last = LastStep()
         self._log_task = asyncio.create_task(self._forward_log())
 
     @classmethod
@@ -65,11 +71,12 @@ class EngineProcess:
 
         Raises OSError when the system refuses another process.
         """
+        note, page = StepNote.create()
         ours, theirs = socket.socketpair()
         try:
             process = await asyncio.create_subprocess_exec(
-                *_command(theirs.fileno(), model_paths),
-                pass_fds=(theirs.fileno(),),
+                *_command(theirs.fileno(), page, model_paths),
+                pass_fds=(theirs.fileno(), page),
                 stdin=asyncio.subprocess.DEVNULL,
                 stdout=asyncio.subprocess.DEVNULL,
                 stderr=asyncio.subprocess.PIPE,
@@ -78,11 +85,13 @@ class EngineProcess:
             )
         except BaseException:
             ours.close()
+            note.close()
             raise
         finally:
             theirs.close()
+            os.close(page)
         reader, writer = await asyncio.open_unix_connection(sock=ours)
-        return cls(process, reader, writer)
+        return cls(process, reader, writer, note)
 
     @property
     def pid(self) -> int:
@@ -133,7 +142,11 @@ class EngineProcess:
         self._writer.close()
         with suppress(ConnectionError):
             await self._writer.wait_closed()
+        if not self._note.closed:  # an unloaded child is ended by two
+            self.last = self._note.read()
+            self._note.close()
         self.out_of_memory = unasked and code == -signal.SIGKILL and oom_kills() > self._oom_kills
+        self.cause = crash_cause(code, stalled=not unasked, ended=self._killed, out_of_memory=self.out_of_memory)
         return _describe_memory() if self.out_of_memory else _describe_exit(code, " | ".join(self._tail))
 
     async def _forward_log(self) -> None:
@@ -165,9 +178,9 @@ def parse_log_line(line: str) -> tuple[int, str]:
     return logging.WARNING, line
 
 
-def _command(fd: int, model_paths: Sequence[Path]) -> list[str]:
+def _command(fd: int, page: int, model_paths: Sequence[Path]) -> list[str]:
     level = logging.getLevelName(logger.getEffectiveLevel()).lower()
-    options = ["--fd", str(fd), "--parent", str(os.getpid()), "--log-level", level]
+    options = ["--fd", str(fd), "--note", str(page), "--parent", str(os.getpid()), "--log-level", level]
     files = [text for path in model_paths for text in ("--model", str(path))]
     return [sys.executable, "-P", "-m", "paddock_runner.engine.child", *options, *files]
 

@@ -77,6 +77,6 @@ def prepare(backend: Backend, table: Table, request: GenerationRequest) -> Prepa
 class PromptThread(JobThread[GenerationRequest, Prepared]):
     """`submit` requests, be woken by `wake`, `collect` what was prepared or errors."""
 
-    def __init__(self, backend: Backend, table: Table, wake: Callable[[], None]) -> None:
+    def __init__(self, backend: Backend, table: Table, wake: Callable[[], None], mark: Callable[[int], None]) -> None:
         work = partial(prepare, backend, table)
-        super().__init__(work, wake, name="prompts", what="the prompt could not be tokenised")
+        super().__init__(work, wake, name="prompts", what="the prompt could not be tokenised", mark=mark)

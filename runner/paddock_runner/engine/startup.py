@@ -19,13 +19,14 @@ from paddock_runner.engine.link import FrameLink, LinkClosedError
 from paddock_runner.engine.loop import EngineLoop
 from paddock_runner.engine.procfs import resident_bytes
 from paddock_runner.engine.protocol import PROTOCOL_VERSION, Hello, Load, Progress, Ready, Shutdown
+from paddock_runner.engine.step_note import StepNote
 
 _PROGRESS_STEP = 0.05
 _TEST_TOKENS = 4
 _TEST_ROUNDS = 3
 
 
-def serve(backend: Backend, link: FrameLink) -> None:
+def serve(backend: Backend, link: FrameLink, note: StepNote) -> None:
     """Until the front says Shutdown. Raises LinkClosedError when it is gone, BackendError when the process must end."""
     link.send(Hello(PROTOCOL_VERSION, backend.vocab))
     load = link.receive_one()
@@ -34,12 +35,12 @@ def serve(backend: Backend, link: FrameLink) -> None:
     if not isinstance(load, Load):
         raise LinkClosedError(f"the front sent {type(load).__name__} before Load")
     if load.record.mode == "generate":
-        _serve_text(backend, link, load)
+        _serve_text(backend, link, load, note)
     else:
-        _serve_vectors(backend.embedder(), link, load)
+        _serve_vectors(backend.embedder(), link, load, note)
 
 
-def _serve_text(backend: Backend, link: FrameLink, load: Load) -> None:
+def _serve_text(backend: Backend, link: FrameLink, load: Load, note: StepNote) -> None:
     began = time.monotonic()
     loaded = backend.load(load.record, _Reporter(link))
     first_ms = self_test(backend)
@@ -47,18 +48,18 @@ def _serve_text(backend: Backend, link: FrameLink, load: Load) -> None:
     memory = dataclasses.replace(loaded.memory, resident=resident_bytes(os.getpid()))
     seconds = time.monotonic() - began
     link.send(Ready(memory, seconds, loaded.threads, loaded.flash_attention, loaded.cells))
-    with closing(EngineLoop(backend, link, load, loaded, table, first_ms=first_ms)) as loop:
+    with closing(EngineLoop(backend, link, load, loaded, table, first_ms=first_ms, note=note)) as loop:
         loop.run()
 
 
-def _serve_vectors(backend: EmbedBackend, link: FrameLink, load: Load) -> None:
+def _serve_vectors(backend: EmbedBackend, link: FrameLink, load: Load, note: StepNote) -> None:
     began = time.monotonic()
     loaded = backend.load(load.record, _Reporter(link))
     first_ms = vector_self_test(backend)
     memory = dataclasses.replace(loaded.memory, resident=resident_bytes(os.getpid()))
     seconds = time.monotonic() - began
     link.send(Ready(memory, seconds, loaded.threads, loaded.flash_attention, loaded.cells))
-    with closing(EmbedLoop(backend, link, load, loaded, first_ms=first_ms)) as loop:
+    with closing(EmbedLoop(backend, link, load, loaded, first_ms=first_ms, note=note)) as loop:
         loop.run()
 
 

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, Protocol
 
+from paddock_runner.core.crash import Crash
 from paddock_runner.core.engine_facts import VocabFacts
 from paddock_runner.core.engine_record import EngineRecord
 from paddock_runner.core.generation import DrainingError, EngineFailedError, EngineLoadingError
@@ -49,6 +50,8 @@ class Supervised(Protocol):
     def on_tokens(self, tokens: Tokens) -> None: ...
 
     def on_lost(self, reason: str) -> None: ...
+
+    def on_crash(self, crash: Crash) -> None: ...
 
     def is_busy(self) -> bool: ...
 
@@ -183,7 +186,10 @@ class EngineSupervisor:
         if was_ready is None and not asked:
             self._failed_loads += 1
         self.oom_kills += process.out_of_memory
-        return how if process.out_of_memory or reason == "the engine process ended" else reason
+        words = how if process.out_of_memory or reason == "the engine process ended" else reason
+        if not asked:
+            self._owner.on_crash(Crash(process.cause, words, process.last, serving=was_ready is not None))
+        return words
 
     async def _converse(self, process: EngineProcess) -> None:
         while True:
