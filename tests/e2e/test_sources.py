@@ -132,6 +132,30 @@ def test_an_artifact_whose_tag_moves(up: Start, folder: Path, tmp_path: Path, mo
         assert running.stop() == 0
 
 
+def test_a_tag_that_moves_is_told(up: Start, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Asked every 8 seconds: the condition follows the tag, the pin and what is served stay; an outage is Unknown."""
+
+    def drifted() -> tuple[str, str]:
+        entry = find(status_of(tmp_path, "art"), "Drifted")
+        return str(entry.get("status", "")), str(entry.get("reason", ""))
+
+    with docker_registry(tmp_path / "registry") as registry:
+        monkeypatch.setenv("PADDOCK_ALLOW_INSECURE_HOSTS", registry.host)
+        push(registry, "1", make_gguf(tmp_path / "1.gguf", seed=1).read_bytes())
+        source = {"oci": {"reference": registry.reference("acme/tiny:1")}}
+        write(folder, sourced("art", source), endpoint("main", "art"))
+        running = up("--models", str(tmp_path / "models"), "--check-sources", "8s").ready(60)
+        until_sync(lambda: drifted() == ("False", "UpToDate"), 30)
+        pin = resolved(tmp_path, "art")
+        push(registry, "1", make_gguf(tmp_path / "2.gguf", seed=2).read_bytes())
+        until_sync(lambda: drifted() == ("True", "SourceMoved"), 30)
+        assert resolved(tmp_path, "art") == pin
+        assert answers(running, "art")
+    until_sync(lambda: drifted() == ("Unknown", "CheckFailed"), 30)
+    assert is_ready(tmp_path, "art")
+    assert running.stop() == 0
+
+
 def test_what_cannot_be_converted_is_said(up: Start, folder: Path, tmp_path: Path, tiny_gguf: Path) -> None:
     modelfile = tmp_path / "Modelfile"
     modelfile.write_text(f"FROM {tiny_gguf}\n")

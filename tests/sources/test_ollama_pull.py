@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -11,6 +12,7 @@ from tests.support.gguf_maker import make_gguf
 from tests.support.ollama_registry import Fault, OllamaRegistry
 from tests.support.ollama_registry_http import serving_registry
 
+from paddock_runner.commands import pull as pull_command
 from paddock_runner.core.digest import Digest
 from paddock_runner.sources.errors import NetworkError, UnauthorizedError
 from paddock_runner.sources.fetch import fetch
@@ -56,6 +58,37 @@ async def test_a_pull_keeps_every_byte(tmp_path: Path, registry: OllamaRegistry,
         assert store.blob_path(layer.digest).read_bytes() == registry.blob(str(layer.digest))
         assert store.has_verified(layer.digest)
     assert load_model(store, stored.digest).system == "Be kind."
+
+
+def test_a_check_asks_and_fetches_nothing(
+    tmp_path: Path,
+    registry: OllamaRegistry,
+    gguf: bytes,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    data = add(registry, gguf)
+    monkeypatch.setenv("PADDOCK_ALLOW_INSECURE_HOSTS", registry.listed)
+    asked = {"source": {"ollama": {"name": registry.name("me/x:1")}}, "digest": None, "fresh": True, "check": True}
+    request = tmp_path / "request"
+    request.write_text(json.dumps(asked))
+    arguments = ["--models", str(tmp_path / "models"), "--request", str(request)]
+    message = tmp_path / "message"
+    assert pull_command.main([*arguments, "--termination-message", str(message)]) == 0
+    (event,) = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    digest = str(Digest.of(data))
+    assert event == {"event": "checked", "digest": digest, "revision": digest, "files": [str(Digest.of(gguf))]}
+    assert json.loads(message.read_text()) == event
+    assert registry.steps("data") == []
+    assert not (tmp_path / "models").exists()
+
+    asked["source"] = {"ollama": {"name": registry.name("me/x:2")}}
+    request.write_text(json.dumps(asked))
+    assert pull_command.main(arguments) == 1
+    assert json.loads(capsys.readouterr().out)["reason"] == "NotFound"
+    request.write_text(json.dumps({**asked, "check": "yes"}))
+    assert pull_command.main(arguments) == 1
+    assert "check must be true or false" in json.loads(capsys.readouterr().out)["message"]
 
 
 async def test_the_next_pull_fetches_only_what_is_new(tmp_path: Path, registry: OllamaRegistry, gguf: bytes) -> None:

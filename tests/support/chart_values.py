@@ -48,6 +48,7 @@ EVERYTHING: dict[str, Any] = {
     },
     "apiServer": {"cidr": "10.0.0.0/8", "ports": [6443]},
     "maxRolling": 10,
+    "driftSeconds": 0,
     "collectSeconds": 2000000,
     "collectMinAgeSeconds": 0,
     "resyncSeconds": 60,

@@ -32,7 +32,9 @@ class World:
     warnings: dict[str, tuple[str, str]] = field(default_factory=dict)
     names: tuple[str, ...] = ("smollm2:135m",)
     credentials: tuple[tuple[str, str], ...] = (("default/main", "d" * 64),)
-    settings: Settings = field(default_factory=lambda: Settings(images=Images("gateway:1", "runner:1")))
+    settings: Settings = field(
+        default_factory=lambda: Settings(images=Images("gateway:1", "runner:1"), drift_seconds=0)
+    )
     may_roll: bool = True
     others: dict[str, Document] = field(default_factory=dict)
     clock: float = 0

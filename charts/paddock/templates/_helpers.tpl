@@ -72,6 +72,7 @@ apiServer:
     - {{ int64 . }}
     {{- end }}
 maxRolling: {{ int64 .Values.maxRolling }}
+driftSeconds: {{ int64 .Values.driftSeconds }}
 collectSeconds: {{ int64 .Values.collectSeconds }}
 collectMinAgeSeconds: {{ int64 .Values.collectMinAgeSeconds }}
 resyncSeconds: {{ int64 .Values.resyncSeconds }}

@@ -55,6 +55,12 @@ def _up(verbs: _Verbs, common: argparse.ArgumentParser) -> None:
         "-f", "--file", action="append", required=True, metavar="PATH", help="file, folder or - (repeatable)"
     )
     up.add_argument("--listen", default=DEFAULT_LISTEN, metavar="HOST:PORT", help="where the first Endpoint answers")
+    up.add_argument(
+        "--check-sources",
+        default="1h",
+        metavar="DURATION",
+        help="how often to ask whether the source of a pinned Model moved (condition Drifted); 0s: never; default 1h",
+    )
     up.add_argument("--output", choices=["text", "json"], default="text", help="json: one object per line on stdout")
 
 

@@ -91,6 +91,7 @@ REASONS: Mapping[str, frozenset[str]] = {
         | BASE_REASONS
     ),
     "Fits": frozenset({"Fits", "ExceedsMemory", "Unknown"}),
+    "Drifted": frozenset({"SourceMoved", "UpToDate", "CheckFailed"}),
     "Reconciling": frozenset(
         {"Crashed", "NotListening"} | MODEL_PROGRESS | PULL_REASONS | POD_REASONS | BASE_REASONS | GATEWAY_FAULTS
     ),

@@ -17,6 +17,7 @@ from paddock_operator.core.wire import to_wire
 
 MAX_CHILD_NAME = 52
 HASH_LENGTH = 8
+SHORT_DIGEST = 12
 _NOT_LABEL = re.compile(r"[^a-z0-9]+")
 
 
@@ -46,6 +47,11 @@ def source_hash(source: Source, quantization: str | None = None) -> str:
     `spec.quantization`, which selects a file or has it converted.
     """
     return short_hash(to_wire(source) | ({"quantization": quantization} if quantization else {}))
+
+
+def short_digest(digest: str | None) -> str:
+    """The 12 hex digits by which people tell digests apart."""
+    return (digest or "nothing").removeprefix("sha256:")[:SHORT_DIGEST]
 
 
 def selector(ref: Ref, component: str = "") -> str:

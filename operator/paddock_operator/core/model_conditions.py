@@ -20,7 +20,9 @@ from paddock_operator.core.conditions import (
     find,
     pull_reason,
 )
+from paddock_operator.core.identity import short_digest
 from paddock_operator.core.observed import ModelObserved
+from paddock_operator.core.plan_drift import Drift
 from paddock_operator.core.plan_pin import Pin
 from paddock_operator.core.plan_serve import RUNS, Service
 from paddock_operator.core.quantity import quantity, size_text
@@ -28,7 +30,9 @@ from paddock_operator.core.quantity import quantity, size_text
 Verdict = tuple[Truth, str, str]
 
 
-def model_conditions(o: ModelObserved, pin: Pin, service: Service, memory: Mapping[str, Any]) -> list[Condition]:
+def model_conditions(
+    o: ModelObserved, pin: Pin, service: Service, memory: Mapping[str, Any], drift: Drift
+) -> list[Condition]:
     """All conditions in the order of the status, without transition times."""
     ready = _ready(o, pin, service)
     verdicts: list[tuple[str, Verdict | None]] = [
@@ -37,6 +41,7 @@ def model_conditions(o: ModelObserved, pin: Pin, service: Service, memory: Mappi
         ("Resolved", _resolved(o, pin)),
         ("Cached", _cached(o, pin)),
         ("Fits", _fits(o, memory)),
+        ("Drifted", drift.verdict),
         ("Reconciling", _reconciling(o, pin, service, ready)),
         ("Stalled", _stalled(o, pin, service)),
     ]
@@ -52,14 +57,14 @@ def _ready(o: ModelObserved, pin: Pin, service: Service) -> Verdict:
     if blocked and not _proven_by_runner(o, pin):
         return blocked
     if service.rolled_back:
-        served = _short(service.digest)
+        served = short_digest(service.digest)
         return (
             "False",
             "RolledBack",
-            f"{_short(pin.target)} cannot load; {served}, the last good digest, serves instead",
+            f"{short_digest(pin.target)} cannot load; {served}, the last good digest, serves instead",
         )
     if service.wanted == 0:
-        return "True", "Idle", f"{_short(pin.target)} is verified and proven; zero runners are wanted"
+        return "True", "Idle", f"{short_digest(pin.target)} is verified and proven; zero runners are wanted"
     return _running(o, pin, service)
 
 
@@ -80,7 +85,11 @@ def _blocked(o: ModelObserved, pin: Pin) -> Verdict | None:
     if pin.failed:
         return "False", pull_reason(pin.pull.reason), _attempts(o, pin)
     if pin.converting and pin.making:
-        return "False", "Converting", f"{_short(pin.making.digest)} is converted to {pin.making.type}{_share(pin)}"
+        return (
+            "False",
+            "Converting",
+            f"{short_digest(pin.making.digest)} is converted to {pin.making.type}{_share(pin)}",
+        )
     if pin.target is None and not pin.pull.total:
         return "False", "Resolving", "the puller resolves spec.source"
     known = any(entry["digest"] == pin.target for entry in o.status.get("history") or ())
@@ -126,7 +135,7 @@ def counts(o: ModelObserved) -> tuple[int, int]:
 def _progress(pin: Pin) -> str:
     where = f" on node {pin.pull.node}" if pin.pull.node else ""
     if not pin.pull.total:
-        return f"the bytes of {_short(pin.target)} are being checked{where}"
+        return f"the bytes of {short_digest(pin.target)} are being checked{where}"
     done, total = size_text(pin.pull.completed), size_text(pin.pull.total)
     return f"{done} of {total} are there ({percent(pin.pull.completed, pin.pull.total)} %){where}"
 
@@ -141,7 +150,7 @@ def percent(completed: int, total: int) -> int:
 
 
 def _running(o: ModelObserved, pin: Pin, service: Service) -> Verdict:
-    target = _short(pin.target)
+    target = short_digest(pin.target)
     if service.in_force and o.runner.rolling:
         words = f"pods as spec wants them now replace those that serve {target}"
         return "False", o.runner.reason or "Starting", o.runner.message or words
@@ -166,7 +175,7 @@ def _available(o: ModelObserved, service: Service) -> Verdict:
     if o.runner.counts is not None:
         return _available_pods(o, service, *o.runner.counts)
     if o.runner.state in RUNS:
-        return "True", "RunnerReady", f"a runner is ready with {_short(o.runner.digest)}"
+        return "True", "RunnerReady", f"a runner is ready with {short_digest(o.runner.digest)}"
     if o.runner.state in ("none", "stopped"):
         return "False", "NoRunner", "no runner exists"
     return "False", "RunnerNotReady", f"the runner is {o.runner.state}"
@@ -188,14 +197,14 @@ def _available_pods(o: ModelObserved, service: Service, existing: int, ready: in
 
 def _resolved(o: ModelObserved, pin: Pin) -> Verdict:
     if o.model.spec.source.pinned_digest and pin.target is not None:
-        return "True", "DigestInSpec", f"spec.source pins {_short(pin.target)}"
+        return "True", "DigestInSpec", f"spec.source pins {short_digest(pin.target)}"
     if pin.target is not None:
         refused = pin.failed and not pin.pull.node
         again = f"; the last attempt to resolve it again failed: {pin.pull.message}" if refused else ""
         made = f", which is {pin.resolved['quantization']} of it" if pin.resolved.get("sourceDigest") else ""
-        was = f" ({_short(pin.resolved['sourceDigest'])})" if made else ""
+        was = f" ({short_digest(pin.resolved['sourceDigest'])})" if made else ""
         name = pin.resolved.get("name", "the source")
-        return "True", "Pinned", f"{name}{was} is pinned to {_short(pin.target)}{made}{again}"
+        return "True", "Pinned", f"{name}{was} is pinned to {short_digest(pin.target)}{made}{again}"
     if off := _off(o):
         return "Unknown", off[0], f"the source was not resolved before; {off[1]}"
     if pin.lacking:
@@ -206,14 +215,14 @@ def _resolved(o: ModelObserved, pin: Pin) -> Verdict:
         return (
             "Unknown",
             "Converting",
-            f"{pin.making.name} is {_short(pin.making.digest)}, of which {pin.making.type} is made",
+            f"{pin.making.name} is {short_digest(pin.making.digest)}, of which {pin.making.type} is made",
         )
     return "Unknown", "Resolving", "the puller resolves spec.source"
 
 
 def _cached(o: ModelObserved, pin: Pin) -> Verdict:
     if _is_whole(pin) or _proven_by_runner(o, pin):
-        return "True", "Verified", f"all bytes of {_short(pin.target)} are in the cache and have their digests"
+        return "True", "Verified", f"all bytes of {short_digest(pin.target)} are in the cache and have their digests"
     if off := _off(o):
         return "Unknown", off[0], f"the bytes are not checked; {off[1]}"
     status, reason, message = _blocked(o, pin) or ("Unknown", "Resolving", "the puller resolves spec.source")
@@ -262,12 +271,12 @@ def _stalled(o: ModelObserved, pin: Pin, service: Service) -> Verdict | None:
     if pin.failed and not pin.pull.retryable and not _proven_by_runner(o, pin):
         return "True", pull_reason(pin.pull.reason), pin.pull.message or "the pull failed"
     if service.rolled_back:
-        return "True", "RolledBack", f"{_short(pin.target)} crashed while loading; edit spec or choose another digest"
+        return (
+            "True",
+            "RolledBack",
+            f"{short_digest(pin.target)} crashed while loading; edit spec or choose another digest",
+        )
     if service.crash_looping and not service.proven and service.config is not None:
         message = o.runner.message or "the runner ended while loading"
-        return "True", "CrashLooping", f"{_short(pin.target)} never loaded with these settings: {message}"
+        return "True", "CrashLooping", f"{short_digest(pin.target)} never loaded with these settings: {message}"
     return None
-
-
-def _short(digest: str | None) -> str:
-    return (digest or "nothing").removeprefix("sha256:")[:12]

@@ -24,7 +24,7 @@ class PullResult:
     """R of the contracts: what the puller reports when the bytes of a manifest are in the cache and verified.
 
     `revision` is what a moving word meant (a commit, a digest), `validator` what to ask with next time; empty where the
-    source tells none.
+    source tells none. Of a mere check: what the source would bring, `files` by their digests alone.
     """
 
     digest: str
@@ -47,6 +47,12 @@ class PullResult:
             str(result.get("revision") or ""),
             str(result.get("validator") or ""),
         )
+
+    @classmethod
+    def from_check(cls, event: Mapping[str, Any]) -> PullResult:
+        """Read the puller's event `checked`."""
+        files = tuple({"digest": str(digest)} for digest in event.get("files") or ())
+        return cls(str(event.get("digest") or ""), "", 0, files, revision=str(event.get("revision") or ""))
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,7 +122,8 @@ class ModelObserved:
     `memory_available` is what the machine (or its cgroup) has in total for this Model, 0 if unknown. `unsupported`:
     what the spec asks for and this platform cannot do, in words. `refused`: what an API server says of an object that
     it does not take. `convert`: the conversion that follows the pull (`source_hash` is the `ModelPlan.convert_key`).
-    `base`: the Model that `spec.source.model` names, None for other sources.
+    `base`: the Model that `spec.source.model` names, None for other sources. `check`: the last question whether the
+    source of a pin moved, whose `source_hash` is the `ModelPlan.check_key`; `check_seconds` between two, 0: never.
     """
 
     model: Model
@@ -133,6 +140,8 @@ class ModelObserved:
     refused: str = ""
     convert: PullObserved = PullObserved()
     base: Base | None = None
+    check: PullObserved = PullObserved()
+    check_seconds: float = 0.0
 
     @property
     def is_off(self) -> bool:

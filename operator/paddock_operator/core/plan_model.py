@@ -1,7 +1,8 @@
 """What should happen to a Model: the one decision that every executor acts on.
 
 Called by executors for each ring of a Model's key. Reads an `Observed`, answers a `ModelPlan`; the parts are decided by
-`plan_pin` (which digest, which pull), `plan_serve` (which runner) and `model_conditions` (what the status says).
+`plan_pin` (which digest, which pull), `plan_drift` (whether the source moved), `plan_serve` (which runner) and
+`model_conditions` (what the status says).
 """
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from paddock_operator.core import plan_pin, plan_serve
+from paddock_operator.core import plan_drift, plan_pin, plan_serve
 from paddock_operator.core.conditions import changes, merge
 from paddock_operator.core.fields import ignored_fields
 from paddock_operator.core.identity import selector, short_hash
@@ -28,9 +29,11 @@ MEASURED_STEP = 16 * 1024 * 1024
 def plan_model(o: ModelObserved) -> ModelPlan:
     """Decide pull, serve configuration and status. Never raises for anything that a checked manifest can hold."""
     pin = plan_pin.decide(o)
+    drift = plan_drift.decide(o, pin)
     service = plan_serve.decide(o, pin)
     memory = _memory(o, pin, service)
-    conditions = merge(o.status, model_conditions(o, pin, service, memory.get("estimated", {})), o.now)
+    found = model_conditions(o, pin, service, memory.get("estimated", {}), drift)
+    conditions = merge(o.status, found, o.now)
     existing, ready = counts(o)
     needs = _needs(pin, service, memory.get("estimated", {}))
     status = {
@@ -54,13 +57,19 @@ def plan_model(o: ModelObserved) -> ModelPlan:
         serve=service.config,
         status={name: value for name, value in status.items() if value not in ({}, [], None)},
         notes=changes(o.status, conditions),
-        requeue_seconds=None if o.is_off else pin.due_seconds,
+        requeue_seconds=None if o.is_off else _soonest(pin.due_seconds, drift.due_seconds),
         replicas=service.wanted,
         standby=service.standby,
         memory=needs.get("memory", 0),
         size=needs.get("size", 0),
+        check=drift.request,
+        check_key=drift.key,
         **_conversion(o, pin),
     )
+
+
+def _soonest(*times: float | None) -> float | None:
+    return min((time for time in times if time is not None), default=None)
 
 
 def _conversion(o: ModelObserved, pin: Pin) -> dict[str, Any]:

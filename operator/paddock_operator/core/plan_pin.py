@@ -14,7 +14,7 @@ from typing import Any
 from paddock_operator.core import plan_conversion
 from paddock_operator.core.bases import Base
 from paddock_operator.core.clock import duration_seconds, seconds_between
-from paddock_operator.core.identity import source_hash
+from paddock_operator.core.identity import short_digest, source_hash
 from paddock_operator.core.model_spec import ModelSpec
 from paddock_operator.core.observed import ModelObserved, PullObserved, PullResult
 from paddock_operator.core.plan_conversion import Making
@@ -22,7 +22,6 @@ from paddock_operator.core.plan_request import request
 from paddock_operator.core.quantity import size_text
 from paddock_operator.core.quantization import ImpossibleConversionError
 
-SHORT_DIGEST = 12
 MAX_FILES = 64
 MAX_WORD = 128
 
@@ -149,7 +148,7 @@ def _named_target(spec: ModelSpec) -> str | None:
 
 def _lacking(o: ModelObserved, held: Mapping[str, Any], digest: str | None) -> Base | None:
     """The base, if it is needed and cannot give a digest."""
-    needed = digest is None or (_tracks(o.model.spec) and o.base is not None and o.base.final)
+    needed = digest is None or (tracks(o.model.spec) and o.base is not None and o.base.final)
     return o.base if o.base is not None and o.base.reason and needed else None
 
 
@@ -162,7 +161,8 @@ def _belongs(spec: ModelSpec, held: Mapping[str, Any]) -> bool:
     return bool(held) and spec.source.pinned_digest in (None, source_digest(held))
 
 
-def _tracks(spec: ModelSpec) -> bool:
+def tracks(spec: ModelSpec) -> bool:
+    """Whether a Model follows its source."""
     return spec.update_policy is not None and spec.update_policy.type == "Track"
 
 
@@ -219,7 +219,7 @@ def _resolved(
         "sourceHash": hashed,
         "pullKey": key,
         "digest": result.digest,
-        "shortDigest": result.digest.removeprefix("sha256:")[:SHORT_DIGEST],
+        "shortDigest": short_digest(result.digest),
         "name": found["name"],
         "size": result.size,
         "sizeText": size_text(result.size),

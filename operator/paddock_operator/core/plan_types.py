@@ -29,6 +29,8 @@ class ModelPlan:
     `observed.pull.source_hash != pull_key`; one with that key is kept, whatever its request says by now.
     `convert`: the converter's request (contracts: digest, type) once the pull brought what has to be converted, None =
     none is needed; `convert_key` as `pull_key`, empty if nothing is known of a conversion; `convert_memory` in bytes.
+    `check`: the puller's request that asks whether the source of a pin moved, None = nothing is to be asked now; what
+    was seen for its `check_key` is kept until there is another.
     `serve`: the serve configuration to run with, None = no runner. The executor writes exactly
     `identity.canonical_json(serve)`. `requeue_seconds`: plan again after this time at the latest (None: never).
     For clusters: `replicas` are the runners that shall exist, `standby` is `serve` also while that is zero, `memory`
@@ -48,6 +50,8 @@ class ModelPlan:
     convert: Mapping[str, Any] | None = None
     convert_key: str = ""
     convert_memory: int = 0
+    check: Mapping[str, Any] | None = None
+    check_key: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -20,6 +20,7 @@ from types import MappingProxyType
 from typing import Any
 
 from paddock_runner import logs
+from paddock_runner.commands.check import check
 from paddock_runner.commands.events import MAX_VERDICT_BYTES, Progress, conclude, encoded, read_input
 from paddock_runner.core.digest import Digest, InvalidDigestError
 from paddock_runner.core.manifest import InvalidManifestError, strict_json
@@ -62,6 +63,9 @@ def main(argv: Sequence[str]) -> int:
     signal.signal(signal.SIGTERM, lambda number, frame: stop_now(file))
     try:
         request = replace(_read_request(arguments.request, arguments.credentials), named=not arguments.pin_only)
+        if request.check:
+            conclude({"event": "checked", **check(request.source, Network.from_environment())}, file)
+            return 0
         result = pull(Store(arguments.models), request, Network.from_environment(), Progress())
     except (StoreError, OSError) as failure:
         error = failure if isinstance(failure, StoreError) else from_os_error(failure, "using", arguments.models)
@@ -114,6 +118,7 @@ class Request:
 
     `fresh`: ask the source although the cache knows the name. `validator`: what an earlier result told; if it is still
     true, that result stands and nothing is fetched. `named`: what is fetched gets the source's name besides its pin.
+    `check`: nothing is to be fetched, only told what would be.
     """
 
     source: Source
@@ -121,6 +126,7 @@ class Request:
     fresh: bool = False
     validator: str = ""
     named: bool = True
+    check: bool = False
 
 
 def _read_request(where: str, credentials: Path | None) -> Request:
@@ -133,11 +139,12 @@ def _read_request(where: str, credentials: Path | None) -> Request:
     if not isinstance(request, dict):
         raise SourceUnsupportedError("the request must be a JSON object with source and digest")
     source, pinned = source_for(request.get("source"), credentials), request.get("digest")
-    fresh, validator = request.get("fresh", False), request.get("validator", "")
-    if not isinstance(fresh, bool) or not isinstance(validator, str):
-        raise SourceUnsupportedError("the request: fresh must be true or false, and validator a text")
+    fresh, validator, checks = request.get("fresh", False), request.get("validator", ""), request.get("check", False)
+    if not isinstance(fresh, bool) or not isinstance(checks, bool) or not isinstance(validator, str):
+        raise SourceUnsupportedError("the request: fresh and check must be true or false, and validator a text")
     try:
-        return Request(source, Digest.parse(pinned) if pinned is not None else source.digest, fresh, validator)
+        wanted = Digest.parse(pinned) if pinned is not None else source.digest
+        return Request(source, wanted, fresh, validator, check=checks)
     except InvalidDigestError as error:
         raise SourceUnsupportedError(f"the request: {error}") from None
 

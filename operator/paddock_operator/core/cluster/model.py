@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from paddock_operator.core import plan_pin, plan_serve
+from paddock_operator.core import plan_drift, plan_pin, plan_serve
 from paddock_operator.core.bases import find_base
 from paddock_operator.core.cluster.labels import CACHE_PATH, REVISION, pull_job_name, revision_of
 from paddock_operator.core.cluster.model_looks import is_waited_for, nudges, requeue
@@ -59,7 +59,7 @@ def plan_cluster_model(seen: ModelSeen) -> ClusterPlan:
         raise ValueError(f"{seen.model.get('kind')} is not a Model")
     observed, plan = _decide(seen, model)
     configs = _configs(seen, model, plan)
-    bytes_ = [_pull(seen, observed, plan), _convert(seen, observed, plan)]
+    bytes_ = [_pull(seen, observed, plan), _convert(seen, observed, plan), _check(seen, model, plan)]
     parts = [*bytes_, configs, _deployment(seen, model, plan)]
     nodes = Part(*node_pulls(seen, model, plan.standby, off=observed.is_off))
     budget = [disruption_budget(seen, model)] if plan.replicas > 1 else []
@@ -94,8 +94,9 @@ def _decide(seen: ModelSeen, model: Model) -> tuple[ModelObserved, ModelPlan]:
         unsupported=_unsupported(seen),
         refused=printable(seen.refused, MAX_MESSAGE),
         base=find_base(seen.model, seen.others),
+        check_seconds=0 if seen.settings.sources.offline else seen.settings.drift_seconds,
     )
-    with_pull = _with_pull(seen, blank)
+    with_pull = _with_check(seen, _with_pull(seen, blank))
     runner = observe_runner(seen, model, plan_serve.decide(with_pull, plan_pin.decide(with_pull)).config)
     if seen.settings.cache.mode == "Node":
         # a node that lacks bytes is no reason to look for them everywhere else
@@ -122,6 +123,11 @@ def _with_pull(seen: ModelSeen, blank: ModelObserved) -> ModelObserved:
     if waiting is None:
         return first
     return replace(first, convert=replace(waiting, source_hash=making.key)) if making else replace(first, pull=waiting)
+
+
+def _with_check(seen: ModelSeen, observed: ModelObserved) -> ModelObserved:
+    key = plan_drift.decide(observed, plan_pin.decide(observed)).key
+    return replace(observed, check=observe_pull(seen, observed.model, key)) if key else observed
 
 
 def _unsupported(seen: ModelSeen) -> str:
@@ -192,6 +198,14 @@ def _convert(seen: ModelSeen, observed: ModelObserved, plan: ModelPlan) -> Part:
     called = pull_job_name(model.ref, plan.convert_key)
     made = convert_job(seen, model, plan.convert_key, plan.convert, plan.convert_memory, node=node, name=called)
     return Part((made,))
+
+
+def _check(seen: ModelSeen, model: Model, plan: ModelPlan) -> Part:
+    """The Job that asks a source: made once for its turn, and kept as the record that it was asked."""
+    if plan.check is None or seen.claim is None:
+        return Part()
+    live = find_job(seen, model, plan.check_key)
+    return Part(keep=(("Job", name(live)),)) if live else Part((pull_job(seen, model, plan.check_key, plan.check),))
 
 
 def _node_of_pull(seen: ModelSeen, model: Model, key: str) -> str:

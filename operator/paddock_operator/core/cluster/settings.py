@@ -51,7 +51,7 @@ class ApiServer:
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """`namespaces` empty means all. Times are seconds."""
+    """`namespaces` empty means all. Times are seconds; a `drift_seconds` of 0 asks no source whether it moved."""
 
     namespace: str = "paddock-system"
     namespaces: tuple[str, ...] = ()
@@ -60,6 +60,7 @@ class Settings:
     sources: Sources = field(default_factory=Sources)
     api_server: ApiServer = ApiServer()
     max_rolling: int = 2
+    drift_seconds: int = 86400
     collect_seconds: int = 86400
     collect_min_age_seconds: int = 3600
     resync_seconds: int = 600
@@ -77,6 +78,7 @@ CHOICES = {
 SMALLEST = {
     "sources.connections": 0,
     "maxRolling": 1,
+    "driftSeconds": 0,
     "collectSeconds": 5,
     "collectMinAgeSeconds": 0,
     "resyncSeconds": 1,

@@ -56,7 +56,8 @@ def read_verdict(message: str) -> Verdict | None:
         return None
     if not isinstance(event, dict):
         return None
-    return _error(event) if event.get("event") == "error" else _success(event)
+    kinds = {"error": _error, "checked": _checked}
+    return kinds.get(str(event.get("event")), _success)(event)
 
 
 def _error(event: Mapping[str, Any]) -> Verdict | None:
@@ -64,6 +65,13 @@ def _error(event: Mapping[str, Any]) -> Verdict | None:
     if not isinstance(reason, str) or not _REASON.fullmatch(reason) or not isinstance(words, str):
         return None
     return Verdict(None, reason, printable(words, MAX_ERROR), retryable is True)
+
+
+def _checked(event: Mapping[str, Any]) -> Verdict:
+    digest, files = event.get("digest"), event.get("files")
+    listed = [item for item in files[:MAX_FILES] if _is_digest(item)] if isinstance(files, list) else []
+    sound = {"digest": digest if _is_digest(digest) else "", "files": listed, "revision": _word(event.get("revision"))}
+    return Verdict(PullResult.from_check(sound))
 
 
 def _success(event: Mapping[str, Any]) -> Verdict | None:

@@ -23,7 +23,10 @@ def _deaf(_: Ref) -> None:
 
 @dataclass(slots=True)
 class Context:
-    """`ring` asks for a key to be reconciled; `runner` is the command line of paddock-runner; `memory` in bytes."""
+    """`ring` asks for a key to be reconciled; `runner` is the command line of paddock-runner; `memory` in bytes.
+
+    `check_seconds`: how often the source of a pinned Model is asked whether it moved, 0: never.
+    """
 
     home: Home
     reporter: Reporter
@@ -31,3 +34,4 @@ class Context:
     runner: tuple[str, ...] = (sys.executable, "-m", "paddock_runner")
     ring: Callable[[Ref], None] = _deaf
     now: Callable[[], str] = utc_now
+    check_seconds: float = 0.0

@@ -36,6 +36,7 @@ class ModelUnit:
         self._program: Program | None = None
         self._leaving: asyncio.Task[None] | None = None
         self._puller = Puller(context, f"{self._child}-pull", self._ring, self._progress)
+        self._checker = Puller(context, f"{self._child}-check", self._ring, self._progress, tries=1)
         self._converter = Puller(context, f"{self._child}-convert", self._ring, self._progress, "convert")
 
     def _ring(self) -> None:
@@ -47,7 +48,7 @@ class ModelUnit:
     def sign_in(self, credentials: Credentials | None) -> None:
         """Pull with these credentials from now on; new ones let a failed pull be tried again at once."""
         if self._puller.credentials != credentials:
-            self._puller.credentials = credentials
+            self._puller.credentials = self._checker.credentials = credentials
             self.retry_pull()
 
     def gather(
@@ -71,6 +72,8 @@ class ModelUnit:
             memory_available=self._context.memory,
             convert=self._converter.observed,
             base=base,
+            check=self._checker.observed,
+            check_seconds=self._context.check_seconds,
         )
 
     def _runner(self) -> RunnerObserved:
@@ -91,6 +94,7 @@ class ModelUnit:
         """Make the processes what the plan says; what takes time goes on by itself and rings when it is done."""
         self._puller.ensure(plan.pull, plan.pull_key)
         self._converter.ensure(plan.convert, plan.convert_key)
+        self._checker.ensure(plan.check, plan.check_key)
         program = self._program
         if program is not None and (plan.serve is None or _needs_restart(program.config, plan.serve)):
             self._retire(program)
@@ -132,7 +136,7 @@ class ModelUnit:
 
     async def stop(self) -> None:
         """End puller and runner; running answers may finish within drainSeconds."""
-        await asyncio.gather(self._puller.stop(), self._converter.stop())
+        await asyncio.gather(self._puller.stop(), self._converter.stop(), self._checker.stop())
         if self._program is not None:
             program, self._program = self._program, None
             await program.stop(grace(program.config))
@@ -143,6 +147,7 @@ class ModelUnit:
         """End everything at once."""
         self._puller.kill()
         self._converter.kill()
+        self._checker.kill()
         if self._program is not None:
             self._program.kill()
 

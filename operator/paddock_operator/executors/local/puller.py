@@ -31,6 +31,7 @@ class Puller:
     """`observed` is what the plan reads. `command` is the runner's: pull or convert.
 
     `on_progress` gets digest, completed, total, bytes per second. Each child gets the `credentials` of its start.
+    After `tries` failures a request is given up (None: never).
     """
 
     def __init__(
@@ -40,8 +41,11 @@ class Puller:
         on_change: Callable[[], None],
         on_progress: Progress,
         command: Literal["pull", "convert"] = "pull",
+        *,
+        tries: int | None = None,
     ) -> None:
         self._command = command
+        self._tries = tries
         self._context = context
         self._name = name
         self._on_change = on_change
@@ -69,7 +73,7 @@ class Puller:
 
     async def _until_done(self, request: bytes) -> None:
         backoff = Backoff(first=_RETRY_FIRST_SECONDS)
-        while not await self._once(request):
+        while not await self._once(request) and self.observed.attempts != self._tries:
             self._on_change()
             self._again.clear()
             await self._pause(backoff.delay(0.0))
@@ -102,8 +106,9 @@ class Puller:
 
     def _finish(self, end: Event) -> bool:
         attempts = self.observed.attempts + 1
-        if end["event"] == "result":
-            result = PullResult.from_wire(end["result"])
+        if end["event"] != "error":
+            checked = end["event"] == "checked"
+            result = PullResult.from_check(end) if checked else PullResult.from_wire(end["result"])
             self.observed = replace(
                 self.observed, state="succeeded", result=result, reason="", message="", attempts=attempts
             )
@@ -119,7 +124,7 @@ class Puller:
         return False
 
     def _event(self, event: Event, ends: list[Event]) -> None:
-        if event["event"] in ("result", "error"):
+        if event["event"] in ("result", "checked", "error"):
             ends.append(event)
         elif event["event"] == "progress":
             self._progress(str(event.get("digest", "")), int(event.get("completed", 0)), int(event.get("total", 0)))
@@ -163,7 +168,7 @@ def _means(credentials: Credentials | None, folder: Path | None) -> tuple[list[s
 
 def _explained(end: Event, credentials: Credentials | None) -> Event:
     """The end of a child, with an error as a cluster would tell it: a Secret can be created or corrected."""
-    if credentials is None or end["event"] == "result":
+    if credentials is None or end["event"] != "error":
         return end
     if credentials.values is None and end.get("reason") in _NOT_HELD:
         return _failure(MISSING, credentials.missing)

@@ -37,12 +37,13 @@ _LOCAL_KEY_ID = "paddock:up/local"
 
 @dataclass(frozen=True, slots=True)
 class Options:
-    """What the command line says. `paths` may hold `-` once."""
+    """What the command line says. `paths` may hold `-` once; `check_seconds` is that of the Context."""
 
     paths: tuple[str, ...]
     listen: Address
     home: Home
     output: str = "text"
+    check_seconds: float = 0.0
 
 
 def run(options: Options) -> int:
@@ -100,7 +101,7 @@ class _Up:
         self._keys_seen: object = None
         self._cache_seen: object = None
         self._local = keys.new_secret()
-        context = Context(self._home, reporter, memory())
+        context = Context(self._home, reporter, memory(), check_seconds=options.check_seconds)
         announcer = Announcer(reporter, ownership.publish)
         self._controller = Controller(context, self._ports, _all_rights(self._local), announcer)
 
