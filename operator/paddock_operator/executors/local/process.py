@@ -49,8 +49,9 @@ class Process:
         loop = asyncio.get_running_loop()
         # The waiter first: whatever fails after this, the child is reaped.
         threading.Thread(target=_wait, args=(self.pid, loop, self._reap), daemon=True).start()
-        jobs = [_read_events(*await _reader(self._popen.stdout), on_event)]
-        jobs.append(_copy(*await _reader(self._popen.stderr), log))
+        # Both pipes before any job: a cancellation between them leaves none behind that nobody awaits.
+        events, lines = await _reader(self._popen.stdout), await _reader(self._popen.stderr)
+        jobs = [_read_events(*events, on_event), _copy(*lines, log)]
         if self._popen.stdin is not None:
             jobs.append(_feed(self._popen.stdin, command.stdin))
         self._readers = [asyncio.create_task(job) for job in jobs]
