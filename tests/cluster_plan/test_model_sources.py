@@ -227,14 +227,6 @@ def test_a_variant_takes_the_digest_of_its_base() -> None:
     assert request_of(world.one("Job"))["digest"] == B
 
 
-def test_caches_of_nodes_have_no_variants() -> None:
-    world = World(model=kube.model_document(source={"model": {"name": "base"}}), settings=NODES)
-    world.others = {"base": other(A)}
-    world.step()
-    assert world.condition("Ready") == ("False", "Unsupported")
-    assert world.message("Ready").startswith("spec.source.model: with cache.mode Node")
-
-
 def test_a_claim_is_mounted_read_only_beside_the_cache() -> None:
     world = World(model=kube.model_document(source={"claim": {"claimName": "weights", "path": "a/m.gguf"}}))
     world.step()

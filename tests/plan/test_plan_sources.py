@@ -309,7 +309,11 @@ OLLAMA = {"ollama": {"name": "x"}}
 def test_bases() -> None:
     own = document("v", VARIANT["source"])
     assert find_base(document("v", OLLAMA), {}) is None
-    assert find_base(own, {"base": settled("base", OLLAMA)}) == Base(A)
+    base = find_base(own, {"base": settled("base", OLLAMA)})
+    assert base is not None
+    assert replace(base, origin=None) == Base(A)
+    assert base.origin is not None
+    assert (base.origin.source.ollama is not None, base.origin.digest) == (True, A)
     for others, reason in (
         ({}, "ModelNotFound"),
         ({"base": document("base", OLLAMA)}, "ModelNotReady"),

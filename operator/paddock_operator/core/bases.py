@@ -10,22 +10,39 @@ from dataclasses import dataclass
 from typing import Any
 
 from paddock_operator.core.identity import source_hash
+from paddock_operator.core.model_spec import Source
 from paddock_operator.core.resources import Model, parse
 
 Document = Mapping[str, Any]
 
 
 @dataclass(frozen=True, slots=True)
+class Origin:
+    """The source at the end of a chain of bases, and what it is pinned to (`revision`: "" where none was told).
+
+    `converted`: a Model of the chain serves a conversion, so the variant's bytes are not those of `source`.
+    """
+
+    source: Source
+    quantization: str | None
+    digest: str
+    revision: str
+    converted: bool = False
+
+
+@dataclass(frozen=True, slots=True)
 class Base:
     """`digest` is that of the other Model's manifest, empty as long as it has none for its source as it is now.
 
-    Then `reason` and `message` say why not (both of the conditions); `final`: only an edit helps.
+    Then `reason` and `message` say why not (both of the conditions); `final`: only an edit helps. `origin`: where its
+    bytes come from, None as long as that is not pinned.
     """
 
     digest: str = ""
     reason: str = ""
     message: str = ""
     final: bool = False
+    origin: Origin | None = None
 
 
 def base_name(document: Document) -> str:
@@ -50,7 +67,24 @@ def find_base(document: Document, others: Mapping[str, Document]) -> Base | None
     digest = pinned_digest(found)
     if not digest:
         return Base("", "ModelNotReady", f"Model {name}, which this one is made from, is not pinned to a digest yet")
-    return Base(digest)
+    return Base(digest, origin=_origin(name, others))
+
+
+def _origin(name: str, others: Mapping[str, Document]) -> Origin | None:
+    """Follow a chain without a circle to its end."""
+    converted = False
+    while True:
+        document = others.get(name) or {}
+        resolved = (document.get("status") or {}).get("resolved") or {}
+        converted = converted or bool(resolved.get("sourceDigest"))
+        if not base_name(document):
+            break
+        name = base_name(document)
+    model = parse(document) if document else None
+    if not isinstance(model, Model) or not pinned_digest(document):
+        return None
+    digest, revision = str(resolved["digest"]), str(resolved.get("revision") or "")
+    return Origin(model.spec.source, model.spec.quantization, digest, revision, converted)
 
 
 def _circle(own: str, name: str, others: Mapping[str, Document]) -> tuple[str, ...]:

@@ -103,7 +103,7 @@ MODEL_ROWS: tuple[Row, ...] = (
         _refused("there are no PersistentVolumeClaims; use paddock create and source.ollama"),
         "mounted read-only into the puller; its files are copied, or cloned where the filesystem can",
     ),
-    Row("spec.source.model", _honoured("refused with cache.mode Node"), _honoured()),
+    Row("spec.source.model", _honoured("with cache.mode Node refused if the other Model is converted"), _honoured()),
     *_alike("spec.source.resolve"),
     _same("spec.updatePolicy", _honoured("with source.model, Track follows the other Model at once")),
     _same("spec.quantization", _honoured("selects a file of a repository, or converts F32, F16 or BF16 once")),

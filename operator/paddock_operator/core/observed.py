@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from paddock_operator.core.bases import Base
+from paddock_operator.core.bases import Base, Origin
 from paddock_operator.core.fields import Platform
 from paddock_operator.core.resources import Endpoint, KeyRecord, Model
 
@@ -122,8 +122,10 @@ class ModelObserved:
     `memory_available` is what the machine (or its cgroup) has in total for this Model, 0 if unknown. `unsupported`:
     what the spec asks for and this platform cannot do, in words. `refused`: what an API server says of an object that
     it does not take. `convert`: the conversion that follows the pull (`source_hash` is the `ModelPlan.convert_key`).
-    `base`: the Model that `spec.source.model` names, None for other sources. `check`: the last question whether the
-    source of a pin moved, whose `source_hash` is the `ModelPlan.check_key`; `check_seconds` between two, 0: never.
+    `base`: the Model that `spec.source.model` names, None for other sources; `origin`: what a puller has to ask for
+    its bytes, None where they are in the variant's cache as soon as they are in its base's. `check`: the last question
+    whether the source of a pin moved (`source_hash` is the `ModelPlan.check_key`), `check_seconds` between two (0:
+    never).
     """
 
     model: Model
@@ -140,6 +142,7 @@ class ModelObserved:
     refused: str = ""
     convert: PullObserved = PullObserved()
     base: Base | None = None
+    origin: Origin | None = None
     check: PullObserved = PullObserved()
     check_seconds: float = 0.0
 

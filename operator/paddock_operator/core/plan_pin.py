@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from paddock_operator.core import plan_conversion
-from paddock_operator.core.bases import Base
+from paddock_operator.core.bases import Base, Origin
 from paddock_operator.core.clock import duration_seconds, seconds_between
 from paddock_operator.core.identity import short_digest, source_hash
 from paddock_operator.core.model_spec import ModelSpec
@@ -77,7 +77,8 @@ def decide(o: ModelObserved) -> Pin:
     brought = result is not None or known_pull or _refreshing(held, key)
     resolved, details = known, o.status.get("details") or {}
     if result:
-        resolved, details = _resolved(result, making, hashed, key, held, o.now), _details(result, spec)
+        found = replace(result, revision=result.revision or _revision(o.origin, result.digest))
+        resolved, details = _resolved(found, making, hashed, key, held, o.now), _details(result, spec)
     digest = _wanted_digest(o, held, key)
     lacking = _lacking(o, held, digest)
     return Pin(
@@ -103,9 +104,19 @@ def source_digest(held: Mapping[str, Any]) -> str:
     return str(held.get("sourceDigest") or held["digest"])
 
 
-def pinned_request(spec: ModelSpec, held: Mapping[str, Any]) -> dict[str, Any]:
+def pinned_request(spec: ModelSpec, held: Mapping[str, Any], origin: Origin | None = None) -> dict[str, Any]:
     """What brings the bytes of a pin (before any conversion) into another cache."""
-    return request(spec, source_digest(held), str(held.get("revision") or ""))
+    digest = source_digest(held)
+    return request(_asked(spec, origin), digest, str(held.get("revision") or _revision(origin, digest)))
+
+
+def _asked(spec: ModelSpec, origin: Origin | None) -> ModelSpec:
+    """The spec with the source that has the bytes."""
+    return replace(spec, source=origin.source, quantization=origin.quantization) if origin else spec
+
+
+def _revision(origin: Origin | None, digest: str | None) -> str:
+    return origin.revision if origin and origin.digest == digest else ""
 
 
 def _request(
@@ -113,7 +124,9 @@ def _request(
 ) -> Mapping[str, Any]:
     spec = o.model.spec
     if held and digest == source_digest(held):
-        return pinned_request(spec, held)
+        return pinned_request(spec, held, o.origin)
+    if o.origin:
+        return request(_asked(spec, o.origin), digest, _revision(o.origin, digest))
     again = _refreshing(held, key)
     # a new token asks for a new resolution, whatever the cache knows by that name
     asked_anew = bool(spec.source.resolve and known and not held)

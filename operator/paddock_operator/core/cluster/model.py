@@ -24,6 +24,7 @@ from paddock_operator.core.cluster.model_manifests import (
 from paddock_operator.core.cluster.model_runner import observe_runner, repeat_after
 from paddock_operator.core.cluster.node_pulls import node_pulls, observe_nodes
 from paddock_operator.core.cluster.observed import ModelSeen
+from paddock_operator.core.cluster.origins import origin_of
 from paddock_operator.core.cluster.pods import FINISHED, condition_of, label, name, node_of, phase, runners, terminating
 from paddock_operator.core.cluster.pull_job import convert_job, find_job, must_go, observe_pull, pod_of, pull_job
 from paddock_operator.core.cluster.rolls import WAIT_SECONDS, Roll, roll
@@ -94,6 +95,7 @@ def _decide(seen: ModelSeen, model: Model) -> tuple[ModelObserved, ModelPlan]:
         unsupported=_unsupported(seen),
         refused=printable(seen.refused, MAX_MESSAGE),
         base=find_base(seen.model, seen.others),
+        origin=origin_of(seen),
         check_seconds=0 if seen.settings.sources.offline else seen.settings.drift_seconds,
     )
     with_pull = _with_check(seen, _with_pull(seen, blank))
@@ -133,8 +135,11 @@ def _with_check(seen: ModelSeen, observed: ModelObserved) -> ModelObserved:
 def _unsupported(seen: ModelSeen) -> str:
     """What the spec asks for and a cluster (or this one's kind of cache) cannot do."""
     found = unsupported("Model", seen.model["spec"])
-    if seen.settings.cache.mode == "Node" and seen.model["spec"]["source"].get("model"):
-        words = "spec.source.model: with cache.mode Node a Model's bytes are not on every node; repeat its source"
+    origin = origin_of(seen)
+    if origin and origin.converted:
+        words = (
+            "spec.source.model: with cache.mode Node no node can bring what another Model converted; repeat its source"
+        )
         found = f"{found}; {words}" if found else words
     return found
 

@@ -16,6 +16,7 @@ from paddock_operator.core.cluster.labels import NODE, PULL_KEY, REVISION, pull_
 from paddock_operator.core.cluster.model_manifests import find_config_map, live_config
 from paddock_operator.core.cluster.model_runner import REPEAT_SECONDS, lacks_bytes
 from paddock_operator.core.cluster.observed import ModelSeen, Object
+from paddock_operator.core.cluster.origins import origin_of
 from paddock_operator.core.cluster.pods import alive, annotation, label, name, node_of, ready, runners, terminating
 from paddock_operator.core.cluster.pull_job import (
     convert_job,
@@ -131,7 +132,7 @@ def node_pulls(
         return (), ()
     # the pinned digest alone can be pulled: an older one that serves in its place has no source any more
     wanted = {} if off or (serve or {}).get("digest") != nodes.digest else nodes.waiting
-    request = pinned_request(model.spec, nodes.held)
+    request = pinned_request(model.spec, nodes.held, origin_of(seen))
     made = [pull_job(seen, model, nodes.key, request, node) for node in wanted if node not in nodes.jobs]
     kept = [job for node, job in nodes.jobs.items() if _stays(seen, model, nodes, node, wanted, off)]
     if nodes.making is not None:

@@ -20,6 +20,7 @@ from paddock_operator.core.cluster.labels import (
 )
 from paddock_operator.core.cluster.meta import cache_mount, cache_volume, container, pod_spec
 from paddock_operator.core.cluster.observed import ModelSeen
+from paddock_operator.core.cluster.origins import asked_source
 from paddock_operator.core.cluster.placement import MEBIBYTE, beside, memory_text, on_node, placement_fields
 from paddock_operator.core.cluster.source_settings import Sources
 from paddock_operator.core.resources import Model, secret_name
@@ -43,7 +44,8 @@ def puller_pod(seen: ModelSeen, model: Model, request: str, node: str) -> dict[s
     env = [(REQUESTS[PULLER], request), *network_variables(sources)]
     # no name of a registry: it would count as somebody's own, and keep the bytes of a deleted Model
     args = ["pull", "--models", CACHE_PATH, "--request", f"env:{REQUESTS[PULLER]}", "--pin-only", *_MESSAGE]
-    if secret := secret_name(model.spec.source):
+    source = asked_source(seen, model)
+    if secret := secret_name(source):
         volumes.append({"name": "credentials", "secret": {"secretName": secret, "defaultMode": 0o440}})
         mounts.append({"name": "credentials", "mountPath": CREDENTIALS, "readOnly": True})
         args += ["--credentials", CREDENTIALS]
@@ -54,7 +56,7 @@ def puller_pod(seen: ModelSeen, model: Model, request: str, node: str) -> dict[s
     if sources.proxy.secret:
         volumes.append({"name": "proxy", "secret": {"secretName": sources.proxy.secret, "defaultMode": 0o440}})
         mounts.append({"name": "proxy", "mountPath": PROXY_PATH, "readOnly": True})
-    if claim := model.spec.source.claim:
+    if claim := source.claim:
         asked = {"claimName": claim.claim_name, "readOnly": True}
         volumes.append({"name": "claim", "persistentVolumeClaim": asked})
         mounts.append({"name": "claim", "mountPath": f"{CLAIMS_PATH}/{claim.claim_name}", "readOnly": True})
