@@ -40,7 +40,9 @@ HEADER_BYTES = 16 << 20
 """More than a header of the real weights and what is read ahead of it, and much less than the file."""
 
 
-def test_an_artifact_behind_a_password(cluster: Cluster, fresh: str, places: Places, tmp_path: Path) -> None:
+def test_an_artifact_behind_a_password(
+    cluster: Cluster, fresh: str, release: Release, places: Places, tmp_path: Path
+) -> None:
     """What `paddock push` pushed. No Secret, a wrong one, the right one: nobody touches the Model for any of them."""
     (file := tmp_path / "tiny.gguf").write_bytes(tiny())
     was = places.push_own("1", file, tmp_path)
@@ -69,6 +71,11 @@ def test_an_artifact_behind_a_password(cluster: Cluster, fresh: str, places: Pla
     cluster.wait(fresh, "model", "late", timeout=120)
     assert resolved(cluster, fresh, "late")["revision"] == now
     assert resolved(cluster, fresh, "art") == pin, "a pinned tag does not move"
+    with release.changed(driftSeconds=20), recorded("asked every 20 s: a tag that moved is told"):
+        told = cluster.wait_reason(fresh, "model", "art", ["SourceMoved"], of="Drifted", timeout=120)
+    assert now.removeprefix("sha256:")[:12] in told["message"]
+    assert cluster.condition(fresh, "model", "art")["status"] == "True"
+    assert resolved(cluster, fresh, "art") == pin, "it is told, and nothing follows"
 
 
 def logs(cluster: Cluster, namespace: str, component: str = "puller") -> str:

@@ -12,6 +12,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -38,6 +39,7 @@ from paddock_runner.engine.protocol import (
     encode,
 )
 from paddock_runner.engine.startup import serve
+from paddock_runner.engine.step_note import StepNote
 from paddock_runner.engine.streams import HOLD_BYTES, RELEASE_BYTES, Stream, event_bytes
 
 
@@ -118,7 +120,7 @@ def test_startup_says_hello_progress_ready_and_ends_when_asked() -> None:
     link = FrameLink(theirs)
     for message in (Load(make_record(), 10), Shutdown()):
         front.sendall(encode(message))
-    serve(FakeBackend(), link)
+    serve(FakeBackend(), link, StepNote.private())
     link.close()
     with front:
         kinds = [type(message) for message in served(front)]
@@ -130,14 +132,14 @@ def test_a_failing_self_test_is_a_backend_error(pair: tuple[socket.socket, Frame
     front, link = pair
     front.sendall(encode(Load(make_record(), 10)))
     with pytest.raises(BackendError):
-        serve(FakeBackend(faults=faults), link)
+        serve(FakeBackend(faults=faults), link, StepNote.private())
 
 
 def test_work_before_load_is_refused(pair: tuple[socket.socket, FrameLink]) -> None:
     front, link = pair
     front.sendall(encode(Submit(1, make_request())))
     with pytest.raises(LinkClosedError, match="before Load"):
-        serve(FakeBackend(), link)
+        serve(FakeBackend(), link, StepNote.private())
 
 
 def big(text: str) -> Delta:
@@ -199,9 +201,17 @@ def test_resident_memory_of_a_process() -> None:
     assert resident_bytes(2**22 + 1) == 0
 
 
-def child(model: Path, parent: int, fd: int) -> subprocess.Popen[bytes]:
-    command = [sys.executable, "-m", "paddock_runner.engine.child", "--fd", str(fd), "--model", str(model)]
-    return subprocess.Popen([*command, "--parent", str(parent)], pass_fds=[fd], stderr=subprocess.PIPE)
+@contextmanager
+def child(model: Path, parent: int, fd: int) -> Iterator[subprocess.Popen[bytes]]:
+    note, page = StepNote.create()
+    command = [sys.executable, "-m", "paddock_runner.engine.child", "--fd", str(fd), "--note", str(page)]
+    command += ["--model", str(model), "--parent", str(parent)]
+    try:
+        with subprocess.Popen(command, pass_fds=[fd, page], stderr=subprocess.PIPE) as process:
+            yield process
+    finally:
+        os.close(page)
+        note.close()
 
 
 def test_a_child_whose_parent_is_gone_does_nothing(tiny_model: Path) -> None:

@@ -103,6 +103,8 @@ class Ranges:
         # A first connection that is still being opened would make the second one look good.
         while not self._requests.received:
             await asyncio.sleep(tick / 20)
+            # Pieces that turn out to be damaged leave gaps, and who waits for work hears of them here.
+            self._changed()
         await asyncio.sleep(tick / 4)
         while True:
             received, then = self._requests.received, loop.time()
