@@ -110,6 +110,10 @@ def test_both_digests_and_the_way_on_are_named() -> None:
     assert verdict is not None
     assert f"n is {'b' * 12} by now, and {'a' * 12} is pinned" in verdict[2]
     assert "spec.source.resolve" in verdict[2]
+    other = answered(pinned(HUB, resolved={"revision": COMMIT, "files": files(F)}), revision=LATER, files=files(G))
+    verdict = decide(other).verdict
+    assert verdict is not None
+    assert f"n is {LATER[:12]} by now, and {COMMIT[:12]} is pinned" in verdict[2]
 
 
 def test_an_answer_stands_until_the_next() -> None:

@@ -94,7 +94,8 @@ def _answer(found: PullResult, held: Mapping[str, Any]) -> Verdict:
     given = [str(file["digest"]) for file in found.files]
     if given and known and not held.get("sourceDigest"):
         other = next((digest for digest in given if digest not in known), "")
-        return _moved(name, other, "") if other else _same(name)
+        pinned = str(held.get("revision") or "") if found.revision else ""
+        return _moved(name, found.revision or other, pinned) if other else _same(name)
     if found.revision and held.get("revision"):
         return _compared(name, found.revision, str(held["revision"]))
     return "Unknown", "CheckFailed", f"{name} does not tell enough to compare it with what is pinned"
