@@ -116,6 +116,25 @@ def test_a_hash_that_is_stopped_lets_go_of_all(store: Store, monkeypatch: pytest
         assert partial.written == 0
 
 
+def test_a_hash_that_fails_lets_go_of_who_waits(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail() -> None:
+        raise CacheUnusableError("the disk does not keep what is written to it")
+
+    monkeypatch.setattr("paddock_runner.store.partial.CROWDED_BYTES", STEP)
+    with open_partial(store) as partial, ThreadPoolExecutor(2) as pool:
+        put(partial, 0, 1000, 2000)
+        waiting = pool.submit(partial.wait_for_hash, 2000)
+        assert not wait([waiting], 0.05).done
+        monkeypatch.setattr(partial, "advance", fail)
+        failing = pool.submit(partial.hash_all)
+        try:
+            with pytest.raises(CacheUnusableError):
+                failing.result(10)
+            waiting.result(10)
+        finally:
+            partial.stop()
+
+
 def test_the_next_one_continues_and_asks_only_for_gaps(store: Store) -> None:
     leave(store, 0, 1000, 4000)
     assert files(store) == {f"partial-{DIGEST.hex}", f"partial-{DIGEST.hex}.journal"}

@@ -294,12 +294,16 @@ class PartialBlob(Draft):
                 self._news.notify_all()
 
     def hash_all(self) -> None:
-        """Hash what comes until all is hashed, or until `stop`."""
-        while not (self.complete or self._stopped):
-            self.advance()
-            with self._news:
-                if not (self.complete or self._stopped or self.can_advance):
-                    self._news.wait()
+        """Hash what comes until all is hashed, or until `stop`, which a failure is too: nobody may wait for it."""
+        try:
+            while not (self.complete or self._stopped):
+                self.advance()
+                with self._news:
+                    if not (self.complete or self._stopped or self.can_advance):
+                        self._news.wait()
+        except BaseException:
+            self.stop()
+            raise
 
     def _proved(self, piece: Piece) -> Sequence[bytes | memoryview] | None:
         """The piece's bytes from the file, None (and forgotten) if they are not those that were recorded."""
