@@ -11,6 +11,8 @@ from typing import Any, Literal
 from paddock_operator.core.plan_types import Note
 
 Truth = Literal["True", "False", "Unknown"]
+Verdict = tuple[Truth, str, str]
+"""Status, reason and message of a condition."""
 Condition = dict[str, Any]
 
 PULL_REASONS = frozenset(

@@ -15,7 +15,7 @@ from paddock_operator.core.conditions import (
     POD_REASONS,
     PULL_REASONS,
     Condition,
-    Truth,
+    Verdict,
     condition,
     find,
     pull_reason,
@@ -26,8 +26,6 @@ from paddock_operator.core.plan_drift import Drift
 from paddock_operator.core.plan_pin import Pin
 from paddock_operator.core.plan_serve import RUNS, Service
 from paddock_operator.core.quantity import quantity, size_text
-
-Verdict = tuple[Truth, str, str]
 
 
 def model_conditions(

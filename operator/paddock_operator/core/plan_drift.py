@@ -13,14 +13,12 @@ from dataclasses import dataclass
 from typing import Any
 
 from paddock_operator.core.clock import seconds_between
-from paddock_operator.core.conditions import Truth, find
+from paddock_operator.core.conditions import Verdict, find
 from paddock_operator.core.identity import short_digest
 from paddock_operator.core.model_spec import ModelSpec
 from paddock_operator.core.observed import ModelObserved, PullResult
 from paddock_operator.core.plan_pin import Pin, source_digest, tracks
 from paddock_operator.core.plan_request import request
-
-Verdict = tuple[Truth, str, str]
 
 CURE = "it stays pinned; to take what is there now, set spec.source.resolve to any new word"
 _COMMIT = re.compile(r"[0-9a-f]{40}")

@@ -13,7 +13,7 @@ from typing import Any
 from paddock_operator.core.clock import duration_seconds, unix_seconds
 from paddock_operator.core.cluster.endpoint_fields import served_apis
 from paddock_operator.core.cluster.labels import GATEWAY, RUNNER_PORT, pod_selector
-from paddock_operator.core.conditions import GATEWAY_SPEC, Condition, Truth, changes, condition, find, merge
+from paddock_operator.core.conditions import GATEWAY_SPEC, Condition, Verdict, changes, condition, find, merge
 from paddock_operator.core.endpoint_routes import Conflict, Route, routes
 from paddock_operator.core.endpoint_spec import EndpointSpec, Limits
 from paddock_operator.core.fields import ignored_fields
@@ -28,8 +28,6 @@ DEFAULT_APIS = ("ollama", "openai")
 DEFAULT_REPLICAS = {"local": 1, "cluster": 2}
 SHOWN_NAMES = 10
 EPOCH = "1970-01-01T00:00:00Z"
-
-Verdict = tuple[Truth, str, str]
 
 
 def plan_endpoint(o: EndpointObserved) -> EndpointPlan:
